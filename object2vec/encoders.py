@@ -1,0 +1,167 @@
+"""The three encoders: ids in, one vector per sequence out.
+
+Each keeps one promise: a row's bits do not depend on the other rows, as long as the
+shape stays the same (`shapes.py` sees to that). That is why they use the operators they
+use: `conv1d`, one-way `nn.LSTM` without packing, `embedding_bag`. Other ways to write
+the same maths (unfold and a product, packed sequences, gather and sum) were measured to
+break it.
+
+Tried with MKL_CBWR set, one thread, 8 rows and more, on a Zen 5 and a Sapphire Rapids:
+neither position nor neighbours changed a bit of any of them. The *number of threads
+inside an operator* does change `conv1d` on Zen 5, so the engine always runs with one and
+gives whole runs to its threads instead.
+
+Shapes: M sequences, N ids in all, T positions, V vocabulary, E embedding, F filters,
+H half of D, D vector.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from object2vec.config import EncoderConfig
+
+
+class PooledEncoder(nn.Module):
+    """The mean of the embeddings of all ids that are not padding; zeros if there are none."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.token_embedding_dim))
+
+    def forward(self, values_N: Tensor, starts_M1: Tensor) -> Tensor:
+        """Encodes ragged sequences.
+
+        Args:
+          values_N: int32 [N], ids *without* padding ids.
+          starts_M1: int32 [M + 1], where each sequence starts; the last entry is N.
+
+        Returns:
+          float32 [M, D].
+        """
+        # The sum adds row by row in order, so neighbours cannot matter. With padding_idx
+        # or mode="mean" other code runs, which was not measured.
+        sum_MD = functional.embedding_bag(
+            values_N, self.embedding, starts_M1, mode="sum", include_last_offset=True
+        )
+        counts_M1 = starts_M1.diff().clamp_(min=1).to(torch.float32).unsqueeze(1)
+        return _without_minus_zero(sum_MD.div_(counts_M1))
+
+
+class HcnnEncoder(nn.Module):
+    """Convolutions on top of each other; the maximum over time of each, side by side.
+
+    The maximum goes over the padding as well, as SageMaker's does: the embedding of
+    padding is zero, but what the biases make of it is not. `shapes.num_positions_needed`
+    says how much padding makes the result independent of more of it.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.padding_id = config.padding_id
+        self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.token_embedding_dim))
+        width, num_filters = config.cnn_filter_width, config.enc_dim // config.layers
+        # With an even width, each layer is one position longer than the one before.
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(
+                config.token_embedding_dim if layer == 0 else num_filters,
+                num_filters,
+                width,
+                padding=width // 2,
+            )
+            for layer in range(config.layers)
+        )
+
+    def forward(self, ids_MT: Tensor, lengths_M: Tensor) -> Tensor:
+        """Encodes padded sequences.
+
+        Args:
+          ids_MT: int32 [M, T], padded with padding_id.
+          lengths_M: int64 [M]; not read, since padding is told by its id.
+
+        Returns:
+          float32 [M, D], nothing below zero.
+        """
+        hidden_MET = _embed(ids_MT, self.embedding, self.padding_id).transpose(1, 2).contiguous()
+        peaks = []
+        for convolution in self.convolutions:
+            hidden_MFT = convolution(hidden_MET).relu_()
+            peaks.append(hidden_MFT.amax(dim=2))
+            hidden_MET = hidden_MFT
+        return _without_minus_zero(torch.cat(peaks, dim=1))
+
+
+class BilstmEncoder(nn.Module):
+    """LSTMs in both directions; the maximum over the positions that hold a token.
+
+    Padding is not read: the backward direction starts at the last token. The padding id
+    between tokens is stepped through with an embedding of zero, and left out of the
+    maximum. A sequence without tokens gives zeros.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.padding_id = config.padding_id
+        self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.token_embedding_dim))
+        half = config.enc_dim // 2
+        widths = [config.token_embedding_dim] + [config.enc_dim] * (config.layers - 1)
+        # Two one-way LSTMs a layer: a two-way one reads the padding, and packing it, which
+        # avoids that, makes the bits depend on the neighbours.
+        self.forwards = nn.ModuleList(nn.LSTM(w, half, batch_first=True) for w in widths)
+        self.backwards = nn.ModuleList(nn.LSTM(w, half, batch_first=True) for w in widths)
+
+    def forward(self, ids_MT: Tensor, lengths_M: Tensor) -> Tensor:
+        """Encodes padded sequences.
+
+        Args:
+          ids_MT: int32 [M, T]; what stands beyond a row's length is not read.
+          lengths_M: int64 [M], 0 to T; padding ids at the end of a row may be in it.
+
+        Returns:
+          float32 [M, D].
+        """
+        steps_T = torch.arange(ids_MT.shape[1], device=ids_MT.device)
+        is_token_MT = (steps_T < lengths_M.unsqueeze(1)) & (ids_MT != self.padding_id)
+        lengths_M = ((steps_T + 1) * is_token_MT).amax(dim=1)  # through the last token
+        is_real_MT = steps_T < lengths_M.unsqueeze(1)
+        # a b c . .  ->  c b a . .   and by the same indices back again
+        mirror_MT = torch.where(is_real_MT, lengths_M.unsqueeze(1) - 1 - steps_T, steps_T)
+        hidden_MTD = _embed(ids_MT, self.embedding, self.padding_id)
+        for ahead, back in zip(self.forwards, self.backwards, strict=True):
+            ahead_MTH, _ = ahead(hidden_MTD)
+            mirrored_MTH, _ = back(_take(hidden_MTD, mirror_MT))
+            hidden_MTD = torch.cat([ahead_MTH, _take(mirrored_MTH, mirror_MT)], dim=2)
+        hidden_MTD = hidden_MTD.masked_fill_(~is_token_MT.unsqueeze(2), -torch.inf)
+        peak_MD = hidden_MTD.amax(dim=1)
+        return _without_minus_zero(peak_MD.masked_fill_(lengths_M.unsqueeze(1) == 0, 0.0))
+
+
+Encoder = PooledEncoder | HcnnEncoder | BilstmEncoder
+
+
+def build_encoder(config: EncoderConfig) -> Encoder:
+    """The module of a configuration. Its weights are not set."""
+    networks: dict[str, type[Encoder]] = {
+        "pooled_embedding": PooledEncoder,
+        "hcnn": HcnnEncoder,
+        "bilstm": BilstmEncoder,
+    }
+    return networks[config.network](config)
+
+
+def _embed(ids_MT: Tensor, table_VE: Tensor, padding_id: int) -> Tensor:
+    """float32 [M, T, E], zero where the id is padding."""
+    embedded_MTE = functional.embedding(ids_MT, table_VE)
+    return embedded_MTE.masked_fill_((ids_MT == padding_id).unsqueeze(2), 0.0)
+
+
+def _take(hidden_MTH: Tensor, index_MT: Tensor) -> Tensor:
+    """Row m, position t of the result is row m, position index_MT[m, t]."""
+    return hidden_MTH.gather(1, index_MT.unsqueeze(2).expand_as(hidden_MTH))
+
+
+def _without_minus_zero(vectors_MD: Tensor) -> Tensor:
+    # Which of 0.0 and -0.0 a maximum picks may depend on where the row stands.
+    return vectors_MD.add_(0.0)
