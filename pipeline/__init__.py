@@ -1,0 +1,1 @@
+"""Puts the steps together; the only place that sees a command line."""

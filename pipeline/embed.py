@@ -1,0 +1,341 @@
+"""The main job: from options to published files, with everything a run owes its user.
+
+check -> lock -> ledger -> agenda -> plan -> graph (or workers, then graph) -> summary
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import msgspec
+
+from object2vec.config import ModelConfig, StoredConfig
+from object2vec.errors import InputError, OutputError, UsageError
+from pipeline.beam_flags import LOCAL_RUNNERS, runner_of
+from pipeline.forecast import Forecast, check_fits, make_forecast
+from pipeline.graph import GraphSpec, run_graph
+from pipeline.options import JobOptions
+from pipeline.report import ProgressReporter, Summary, summarise
+from pipeline.worker import run_workers
+from transforms.board import Board, StopRequested
+from transforms.encode import EngineSpec
+from transforms.inputs import check_apart, find_inputs
+from transforms.ledger import (
+    RUNS,
+    SUCCESS,
+    Agenda,
+    Ledger,
+    RunManifest,
+    clear_finished,
+    make_agenda,
+    read_ledger,
+    sweep,
+    totals,
+)
+from transforms.lock import OutputLock
+from transforms.manifest import InputFile, Span, SpanManifest, Unit
+from transforms.plan import PlanLine, cut_spans, pack_units, stretches, write_plan
+from transforms.publish import SCRATCH
+from transforms.recipe import DEAD_LETTER, Recipe
+from transforms.sinks import suffix_of
+from transforms.storage import Store, open_store
+
+_LOG = logging.getLogger("object2vec")
+
+REMOTE_STRETCHES = 10_000
+"""Elements of the plan that a cluster shares out; a local run needs one."""
+
+
+class Interrupted(StopRequested):
+    """A signal ended the run; a rerun is safe.
+
+    Attributes:
+      signal_number: which one.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+    def __str__(self) -> str:
+        name = signal.Signals(self.signal_number).name
+        return f"stopped by {name}; run the same command again to do what is missing"
+
+
+def embed(options: JobOptions) -> Summary:
+    """Runs the main job.
+
+    Returns:
+      What it did. `run` is None if there was nothing to do.
+
+    Raises:
+      StopError: see errors.py. Interrupted: by SIGINT or SIGTERM.
+    """
+    started = time.monotonic()
+    job = check(options)
+    with OutputLock(job.store, force=options.force_unlock) as lock:
+        ledger = read_ledger(job.store)
+        agenda = make_agenda(job.store, ledger, job.files, job.recipe, options.overwrite)
+        if not agenda.files:
+            return _nothing_to_do(job, ledger, agenda, started)
+        check_fits(make_forecast(agenda.files, job.recipe, job.config), job.store)
+        job.store.delete(SUCCESS)
+        sweep(job.store, ledger, agenda.kept)
+        with tempfile.TemporaryDirectory(prefix="o2v-board-") as folder:
+            manifest = _run(job, agenda, folder)
+            progress = Board(folder).total()
+        lock.check()
+        clear_finished(job.store)
+        summary = summarise(
+            manifest, options.output, len(agenda.done), progress, time.monotonic() - started
+        )
+        job.store.put("_o2v/summary.json", summary.to_json())
+        return summary
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A checked command line: everything a run stands on, nothing done yet."""
+
+    options: JobOptions
+    config: ModelConfig
+    recipe: Recipe
+    store: Store
+    files: list[InputFile]
+
+
+def check(options: JobOptions) -> Job:
+    """Everything that can be refused without touching the output.
+
+    Raises:
+      UsageError, ModelError, DeviceError, InputError, OutputError.
+    """
+    if options.workers > 1 and runner_of(options.beam_args) not in LOCAL_RUNNERS:
+        raise UsageError(
+            f"--workers={options.workers} starts processes on this machine; a cluster has its own "
+            "(leave it out)"
+        )
+    check_apart(options.inputs, options.output)
+    if options.device == "cuda":
+        import torch  # a second to import: not for a run that may have nothing to do
+
+        from object2vec.device import choose_device
+
+        choose_device("cuda", torch.cuda.is_available())
+    model = StoredConfig.load(options.model)
+    store = open_store(options.output)
+    _check_output(store)
+    suffix = suffix_of(options.accept)
+    letters = f"{suffix}.jsonl" if options.on_bad_record == DEAD_LETTER else ""
+    files = find_inputs(options.inputs, suffix, letters)
+    odd = [file for file in files if not file.output.isprintable()]
+    if odd and not store.is_local:
+        raise InputError(
+            f"{odd[0].uri!r}: object stores take no control characters in names; rename it"
+        )
+    return Job(options, model.config, recipe_of(options, model), store, files)
+
+
+def _check_output(store: Store) -> None:
+    path = store.local_path("_o2v")
+    while path is not None and not os.path.lexists(path):
+        path = os.path.dirname(path)
+    if path is not None and not os.path.isdir(path):
+        raise OutputError(f"{store.root} cannot be a directory: {path} is a file")
+    if path is not None and not os.access(path, os.W_OK | os.X_OK):
+        raise OutputError(f"{store.root} cannot be written: no permission in {path}")
+
+
+def recipe_of(options: JobOptions, model: StoredConfig) -> Recipe:
+    """What decides the bytes of this run's outputs."""
+    first, second = model.config.encoders
+    clips = tuple(
+        (options.out_of_range_ids or encoder.out_of_range) == "clip" for encoder in (first, second)
+    )
+    return Recipe(
+        model_hash=model.model_hash,
+        content_type=options.content_type,
+        accept=options.accept,
+        max_seq_lens=options.max_seq_lens or (first.max_seq_len, second.max_seq_len),
+        clips=(clips[0], clips[1]),
+        on_bad_record=options.on_bad_record,
+        max_line_bytes=options.max_line_bytes,
+        vocab_sizes=(first.vocab_size, second.vocab_size),
+    )
+
+
+def forecast(options: JobOptions) -> tuple[Job, Agenda, Forecast]:
+    """What a run would do, without doing any of it.
+
+    Raises:
+      StopError: as the run would.
+    """
+    job = check(options)
+    agenda = make_agenda(
+        job.store, read_ledger(job.store), job.files, job.recipe, options.overwrite
+    )
+    found = make_forecast(agenda.files, job.recipe, job.config)
+    check_fits(found, job.store)
+    return job, agenda, found
+
+
+def _nothing_to_do(job: Job, ledger: Ledger, agenda: Agenda, started: float) -> Summary:
+    # A crash may have come between the manifest and the end of the run.
+    sweep(job.store, ledger, [])
+    if job.store.stat(SUCCESS) is None:
+        runs = sorted(stat.name for stat in job.store.list(RUNS))
+        run = runs[-1].rpartition("/")[2].removesuffix(".json") if runs else "none"
+        success = {
+            "run": run,
+            "model": job.recipe.model_hash,
+            "options": job.recipe.hash,
+            "files": len(agenda.done),
+            "totals": msgspec.to_builtins(totals(agenda.done)),
+        }
+        job.store.put(SUCCESS, msgspec.json.encode(success) + b"\n")
+    return Summary(
+        run=None,
+        output=job.options.output,
+        files_done=0,
+        files_failed=0,
+        files_before=len(agenda.done),
+        counts=totals(agenda.done),
+        encoded=0,
+        seconds=round(time.monotonic() - started, 3),
+        records_per_s=0.0,
+        peak_memory_bytes=0,
+        deterministic=all(entry.deterministic for entry in agenda.done),
+        oom_steps=0,
+        errors=(),
+    )
+
+
+def _run(job: Job, agenda: Agenda, folder: str) -> RunManifest:
+    options = job.options
+    run = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{uuid.uuid4().hex[:6]}"
+    is_local = runner_of(options.beam_args) in LOCAL_RUNNERS
+    board = Board(folder)
+    spec = GraphSpec(
+        output=job.store.root,
+        run=run,
+        recipe=job.recipe,
+        engine=EngineSpec(
+            model=options.model,
+            device=options.device,
+            threads=options.threads,
+            max_seq_lens=job.recipe.max_seq_lens,
+            preferred_mode=options.preferred_mode,
+            require_determinism=options.require_determinism,
+        ),
+        plan=f"{SCRATCH}/{run}/plan",
+        batch_tokens=options.batch_tokens,
+        board=folder if is_local else None,
+        num_files=len(agenda.files),
+        carried=f"{SCRATCH}/{run}/carried",
+    )
+    with job.store.create(spec.carried) as writer:
+        writer.write(b"".join(msgspec.json.encode(entry) + b"\n" for entry in agenda.done))
+    units = units_left(agenda, options.unit_bytes, job.recipe.content_type)
+    total_bytes = sum(unit.size for unit in units)
+    _LOG.info(
+        "%s files, %s bytes to encode%s",
+        f"{len(agenda.files):,}",
+        f"{total_bytes:,}",
+        f", {len(agenda.kept):,} pieces kept from an earlier attempt" if agenda.kept else "",
+    )
+    with _signals_on(board), ProgressReporter(board, total_bytes):
+        if options.workers > 1 and len(units) > 1:
+            _run_workers(spec, units, options, folder)
+            board.check_stop()
+            # What finished runs left has been judged; now only this one's markers count.
+            recorded = Ledger(markers=read_ledger(job.store).markers)
+            agenda = make_agenda(job.store, recorded, agenda.files, job.recipe, overwrite=True)
+            units = units_left(agenda, options.unit_bytes, job.recipe.content_type)
+            if units:
+                _LOG.warning("%d units are left; this process does them", len(units))
+        count = 1 if is_local else REMOTE_STRETCHES
+        lines = [PlanLine(units=stretch) for stretch in stretches(units, count)]
+        lines += [PlanLine(done=(manifest,)) for manifest in agenda.kept]
+        write_plan(job.store.root, spec.plan, lines)
+        run_graph(spec, options.beam_args)
+    return msgspec.json.decode(job.store.read(f"{RUNS}/{run}.json"), type=RunManifest)
+
+
+def units_left(agenda: Agenda, unit_bytes: int | None, content_type: str) -> list[Unit]:
+    """The units of an agenda's files, less the spans that are kept."""
+    kept: dict[str, list[SpanManifest]] = {}
+    for manifest in agenda.kept:
+        kept.setdefault(manifest.span.file.output, []).append(manifest)
+    spans: list[Span] = []
+    for file in agenda.files:
+        held = {(m.span.start, m.span.stop) for m in kept.get(file.output, [])}
+        cut = cut_spans(file, content_type, unit_bytes)
+        left = [span for span in cut if (span.start, span.stop) not in held]
+        if len(cut) - len(left) != len(held):
+            # Another --unit_bytes cut it elsewhere: what fits no gap is encoded anew.
+            left = gaps(file, agenda, cut)
+        spans += left
+    return pack_units(spans, unit_bytes)
+
+
+def gaps(file: InputFile, agenda: Agenda, cut: list[Span]) -> list[Span]:
+    """The stretches of a file that no kept span covers, cut on the grid of `cut`."""
+    edges = sorted(
+        (m.span.start, m.span.stop) for m in agenda.kept if m.span.file.output == file.output
+    )
+    left: list[Span] = []
+    for span in cut:
+        position = span.start
+        for start, stop in edges:
+            if stop <= position or start >= span.stop:
+                continue
+            if start > position:
+                left.append(Span(file, position, start))
+            position = max(position, stop)
+        if position < span.stop:
+            left.append(Span(file, position, span.stop))
+    return left
+
+
+def _run_workers(spec: GraphSpec, units: list[Unit], options: JobOptions, folder: str) -> None:
+    specs = []
+    for number, stretch in enumerate(stretches(units, options.workers)):
+        plan = f"{spec.plan}-{number}"
+        write_plan(spec.output, plan, [PlanLine(units=stretch)])
+        specs.append(replace(spec, plan=plan, publishes=False))
+    for number, code in enumerate(run_workers(specs, options.beam_args, folder)):
+        if code != 0:
+            how = f"by signal {-code}" if code < 0 else f"with code {code}"
+            _LOG.warning("worker %d ended %s; what it finished is kept", number, how)
+
+
+@contextlib.contextmanager
+def _signals_on(board: Board) -> Iterator[None]:
+    """SIGINT and SIGTERM ask the run to stop; a second one ends the process at once."""
+    received: list[int] = []
+
+    def on_signal(number: int, _: object) -> None:
+        if received:
+            os._exit(128 + number)
+        received.append(number)
+        board.request_stop()
+
+    before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except BaseException as error:
+        if received:
+            raise Interrupted(received[0]) from error
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

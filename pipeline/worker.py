@@ -1,0 +1,99 @@
+"""A child process of `--workers=N`: the same pipeline over its share of the units.
+
+`python -m pipeline.worker SPEC.json`. It encodes and records; the parent publishes. It
+ends with its parent: a run that was killed must leave no writer behind.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from object2vec.errors import Object2VecError
+from pipeline.graph import GraphSpec, run_graph
+from transforms.board import StopRequested
+
+_LOG = logging.getLogger(__name__)
+_PR_SET_PDEATHSIG = 1
+
+
+class _WorkerSpec(msgspec.Struct):
+    graph: GraphSpec
+    beam_args: tuple[str, ...]
+
+
+def run_workers(specs: Sequence[GraphSpec], beam_args: Sequence[str], folder: str) -> list[int]:
+    """Runs one child process per spec and waits for all.
+
+    Args:
+      folder: a local folder for their orders.
+
+    Returns:
+      Their exit codes, negative for signals. What a child could not do is left to the
+      caller: its units have no markers.
+    """
+    children = []
+    root = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    for number, spec in enumerate(specs):
+        order = os.path.join(folder, f"worker-{number}.order")
+        with open(order, "wb") as file:
+            file.write(msgspec.json.encode(_WorkerSpec(spec, tuple(beam_args))))
+        children.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "pipeline.worker", order],
+                stdin=subprocess.PIPE,  # closes when this process dies
+                stdout=2,  # standard error; sys.stderr may be something without a number
+                env={**os.environ, "PYTHONPATH": path},
+                start_new_session=True,  # Ctrl-C goes to the parent, which asks them to stop
+            )
+        )
+    try:
+        return [child.wait() for child in children]
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+            if child.stdin is not None:
+                child.stdin.close()
+
+
+def _end_with_parent() -> None:
+    """Dies with the parent, by the kernel's help where there is some, else by a closed pipe."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        os._exit(5)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs one order. Exit codes: 0 done, 5 anything else (the parent finds out what)."""
+    _end_with_parent()
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    with open(argv[0], "rb") as file:
+        order = msgspec.json.decode(file.read(), type=_WorkerSpec)
+    try:
+        run_graph(order.graph, order.beam_args)
+    except StopRequested:
+        return 5
+    except Object2VecError as error:
+        _LOG.warning("a worker process gave up: %s", error)
+        return 5
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
