@@ -43,6 +43,7 @@ from transforms.ledger import (
 )
 from transforms.lock import OutputLock
 from transforms.manifest import InputFile, Span, SpanManifest, Unit
+from transforms.model_cache import fetch_model
 from transforms.plan import PlanLine, cut_spans, pack_units, stretches, write_plan
 from transforms.publish import SCRATCH
 from transforms.recipe import DEAD_LETTER, Recipe
@@ -104,9 +105,14 @@ def embed(options: JobOptions) -> Summary:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A checked command line: everything a run stands on, nothing done yet."""
+    """A checked command line: everything a run stands on, nothing done yet.
+
+    Attributes:
+      model: local path of the model directory.
+    """
 
     options: JobOptions
+    model: str
     config: ModelConfig
     recipe: Recipe
     store: Store
@@ -131,7 +137,8 @@ def check(options: JobOptions) -> Job:
         from object2vec.device import choose_device
 
         choose_device("cuda", torch.cuda.is_available())
-    model = StoredConfig.load(options.model)
+    path = fetch_model(options.model)
+    model = StoredConfig.load(path)
     store = open_store(options.output)
     _check_output(store)
     suffix = suffix_of(options.accept)
@@ -142,7 +149,7 @@ def check(options: JobOptions) -> Job:
         raise InputError(
             f"{odd[0].uri!r}: object stores take no control characters in names; rename it"
         )
-    return Job(options, model.config, recipe_of(options, model), store, files)
+    return Job(options, path, model.config, recipe_of(options, model), store, files)
 
 
 def _check_output(store: Store) -> None:
@@ -229,7 +236,7 @@ def _run(job: Job, agenda: Agenda, folder: str) -> RunManifest:
         run=run,
         recipe=job.recipe,
         engine=EngineSpec(
-            model=options.model,
+            model=job.model,
             device=options.device,
             threads=options.threads,
             max_seq_lens=job.recipe.max_seq_lens,

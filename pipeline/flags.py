@@ -47,7 +47,9 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     need = parser.add_argument_group("what to do")
-    need.add_argument("--model", required=True, metavar="DIR", help="model directory")
+    need.add_argument(
+        "--model", required=True, metavar="DIR", help="model directory, local or in a store"
+    )
     need.add_argument(
         "--input",
         required=True,

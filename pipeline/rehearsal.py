@@ -27,7 +27,7 @@ def seconds_for(job: Job, found: Forecast) -> float:
     """
     options = job.options
     engine = Engine(
-        Object2Vec.load(options.model),
+        Object2Vec.load(job.model),
         device=options.device,
         threads=options.threads,
         max_seq_lens=job.recipe.max_seq_lens,
