@@ -37,10 +37,12 @@ def run_once(command: Sequence[str]) -> Measured:
         command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
     assert process.stderr is not None
-    told = process.stderr.read()
+    with process.stderr as stream:
+        told = stream.read()
     _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)  # Popen did not see it end
     seconds = time.perf_counter() - begun
-    if os.waitstatus_to_exitcode(status) != 0:
+    if process.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {told.decode()[-2000:]}")
     return Measured(seconds, usage.ru_maxrss * 1024)
 

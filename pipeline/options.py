@@ -102,7 +102,9 @@ def parse_options(argv: Sequence[str]) -> JobOptions:
                 f"--infer_max_seqlens says {flag}, --content_type says {parameter}; give one"
             )
         parameter = flag
-    accept, _ = parse_content_type(ours.accept or content_type, flag="accept")
+    accept, answer = parse_content_type(ours.accept or content_type, flag="accept")
+    if answer not in (None, parameter):
+        raise UsageError(f"--accept says infer_max_seqlens={answer}; say it in --content_type")
     workers = ours.workers
     return JobOptions(
         model=ours.model,
