@@ -6,6 +6,7 @@ check -> lock -> ledger -> agenda -> plan -> graph (or workers, then graph) -> s
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -51,6 +52,8 @@ from transforms.sinks import suffix_of
 from transforms.storage import Store, open_store
 
 _LOG = logging.getLogger("object2vec")
+
+SUMMARY = "_o2v/summary.json"
 
 REMOTE_STRETCHES = 10_000
 """Elements of the plan that a cluster shares out; a local run needs one."""
@@ -99,7 +102,7 @@ def embed(options: JobOptions) -> Summary:
         summary = summarise(
             manifest, options.output, len(agenda.done), progress, time.monotonic() - started
         )
-        job.store.put("_o2v/summary.json", summary.to_json())
+        job.store.put(SUMMARY, summary.to_json())
         return summary
 
 
@@ -198,9 +201,10 @@ def forecast(options: JobOptions) -> tuple[Job, Agenda, Forecast]:
 def _nothing_to_do(job: Job, ledger: Ledger, agenda: Agenda, started: float) -> Summary:
     # A crash may have come between the manifest and the end of the run.
     sweep(job.store, ledger, [])
+    clear_finished(job.store)
+    runs = sorted(stat.name for stat in job.store.list(RUNS))
+    run = runs[-1].rpartition("/")[2].removesuffix(".json") if runs else "none"
     if job.store.stat(SUCCESS) is None:
-        runs = sorted(stat.name for stat in job.store.list(RUNS))
-        run = runs[-1].rpartition("/")[2].removesuffix(".json") if runs else "none"
         success = {
             "run": run,
             "model": job.recipe.model_hash,
@@ -209,7 +213,7 @@ def _nothing_to_do(job: Job, ledger: Ledger, agenda: Agenda, started: float) -> 
             "totals": msgspec.to_builtins(totals(agenda.done)),
         }
         job.store.put(SUCCESS, msgspec.json.encode(success) + b"\n")
-    return Summary(
+    summary = Summary(
         run=None,
         output=job.options.output,
         files_done=0,
@@ -224,6 +228,17 @@ def _nothing_to_do(job: Job, ledger: Ledger, agenda: Agenda, started: float) -> 
         oom_steps=0,
         errors=(),
     )
+    if not _is_summary_of(job.store, run):
+        job.store.put(SUMMARY, replace(summary, run=run).to_json())
+    return summary
+
+
+def _is_summary_of(store: Store, run: str) -> bool:
+    if store.stat(SUMMARY) is None:
+        return False
+    with contextlib.suppress(ValueError, TypeError, KeyError):  # damaged: it is written again
+        return bool(json.loads(store.read(SUMMARY))["run"] == run)
+    return False
 
 
 def _run(job: Job, agenda: Agenda, folder: str) -> RunManifest:
@@ -254,8 +269,8 @@ def _run(job: Job, agenda: Agenda, folder: str) -> RunManifest:
     units = units_left(agenda, options.unit_bytes, job.recipe.content_type)
     total_bytes = sum(unit.size for unit in units)
     _LOG.info(
-        "%s files, %s bytes to encode%s",
-        f"{len(agenda.files):,}",
+        "%s to encode, %s bytes%s",
+        "1 file" if len(agenda.files) == 1 else f"{len(agenda.files):,} files",
         f"{total_bytes:,}",
         f", {len(agenda.kept):,} pieces kept from an earlier attempt" if agenda.kept else "",
     )

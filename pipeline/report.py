@@ -156,14 +156,14 @@ class Summary:
             ("files", f"{self.files_done:,} done"
              + (f", {self.files_failed:,} failed" if self.files_failed else "")
              + (f", {self.files_before:,} were done before" if self.files_before else "")),
-            ("records", f"{c.records:,}: {c.in0:,} in0, {c.in1:,} in1, {c.pair:,} pairs"),
+            ("records", f"{c.records:,}: {c.in0:,} in0, {c.in1:,} in1, {_many(c.pair, 'pair')}"),
         ]  # fmt: skip
         if c.truncated:
-            facts.append(("truncated", f"{c.truncated:,} records lost their tail"))
+            facts.append(("truncated", f"{_many(c.truncated, 'record')} lost their tail"))
         if c.clipped:
-            facts.append(("out of range", f"{c.clipped:,} ids were clipped"))
+            facts.append(("out of range", f"{_many(c.clipped, 'id')} clipped"))
         if c.refused:
-            facts.append(("refused", f"{c.refused:,} lines"))
+            facts.append(("refused", _many(c.refused, "line")))
         facts += [
             ("time", f"{self.seconds:.1f} s, {self.records_per_s:,.0f} records/s"),
             ("peak memory", f"{self.peak_memory_bytes / 2**20:,.0f} MiB"),
@@ -206,6 +206,10 @@ def summarise(
         oom_steps=progress.oom_steps,
         errors=tuple(error_line(entry) for entry in failed[:10]),
     )
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def error_line(entry: FileEntry) -> str:

@@ -15,19 +15,22 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from object2vec.errors import Object2VecError
-from pipeline.graph import GraphSpec, run_graph
 from transforms.board import StopRequested
+
+if TYPE_CHECKING:
+    from pipeline.graph import GraphSpec
 
 _LOG = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
 
 
-class _WorkerSpec(msgspec.Struct):
-    graph: GraphSpec
+class _Order(msgspec.Struct):
+    graph: msgspec.Raw  # a GraphSpec; Beam is not imported yet when an order is read
     beam_args: tuple[str, ...]
 
 
@@ -47,13 +50,15 @@ def run_workers(specs: Sequence[GraphSpec], beam_args: Sequence[str], folder: st
     for number, spec in enumerate(specs):
         order = os.path.join(folder, f"worker-{number}.order")
         with open(order, "wb") as file:
-            file.write(msgspec.json.encode(_WorkerSpec(spec, tuple(beam_args))))
+            graph = msgspec.Raw(msgspec.json.encode(spec))
+            file.write(msgspec.json.encode(_Order(graph, tuple(beam_args))))
         children.append(
             subprocess.Popen(
                 [sys.executable, "-m", "pipeline.worker", order],
                 stdin=subprocess.PIPE,  # closes when this process dies
                 stdout=2,  # standard error; sys.stderr may be something without a number
-                env={**os.environ, "PYTHONPATH": path},
+                # Whatever a killed child leaves behind goes with the folder.
+                env={**os.environ, "PYTHONPATH": path, "TMPDIR": folder},
                 start_new_session=True,  # Ctrl-C goes to the parent, which asks them to stop
             )
         )
@@ -73,7 +78,9 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        # Not through sys.stdin: a thread that holds its lock crashes the interpreter's end.
+        while os.read(0, 1):
+            pass
         os._exit(5)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -82,11 +89,18 @@ def _end_with_parent() -> None:
 def main(argv: Sequence[str]) -> int:
     """Runs one order. Exit codes: 0 done, 5 anything else (the parent finds out what)."""
     _end_with_parent()
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
+    for name in ("pipeline", "transforms", "object2vec"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Beam logs the stack of every error that it also raises.
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    # Takes seconds, in which the parent may die: only now that we would notice.
+    from pipeline.graph import GraphSpec, run_graph
+
     with open(argv[0], "rb") as file:
-        order = msgspec.json.decode(file.read(), type=_WorkerSpec)
+        order = msgspec.json.decode(file.read(), type=_Order)
     try:
-        run_graph(order.graph, order.beam_args)
+        run_graph(msgspec.json.decode(order.graph, type=GraphSpec), order.beam_args)
     except StopRequested:
         return 5
     except Object2VecError as error:

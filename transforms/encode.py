@@ -1,26 +1,23 @@
-"""Encode: batches of tokens become float32 vectors. The DoFns here own the model.
+"""Encode: batches of tokens become float32 vectors. The DoFn here owns the model.
 
-`EncodeTokens` is the step of the main job, over blocks of records. `EncodeInstances` is
-for a pipeline of your own, over single records with keys.
+The step of the main job, over blocks of records. For single records, in a pipeline of
+your own: `EncodeInstances` in instances.py.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import apache_beam as beam
-import msgspec
 import numpy as np
 from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
 from object2vec.engine import Engine
-from object2vec.errors import DeviceError, RecordError
+from object2vec.errors import DeviceError
 from object2vec.model import Object2Vec
-from object2vec.parsing import Limits, parse_lines
 from object2vec.tokens import KIND_NAMES, TokenBatch
 from object2vec.vectors import Encoded
 from transforms.board import Board
@@ -29,9 +26,6 @@ from transforms.parse import TokenBlock, cost_of, describe
 from transforms.recipe import FAIL_FILE
 
 _LOG = logging.getLogger(__name__)
-
-REJECTED = "rejected"
-"""Tag of EncodeInstances' output of records that cannot be encoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +49,7 @@ class EngineSpec:
     require_determinism: bool = False
 
 
-class _LoadedEngine:
+class LoadedEngine:
     """An engine and its probe; a class of its own because Shared needs weak references."""
 
     def __init__(self, spec: EngineSpec) -> None:
@@ -138,7 +132,7 @@ class _EncodeFn(beam.DoFn):
         self._batch_records = Metrics.distribution("object2vec", "batch_records")
 
     def setup(self) -> None:
-        self._loaded = self._shared.acquire(lambda: _LoadedEngine(self._spec))
+        self._loaded = self._shared.acquire(lambda: LoadedEngine(self._spec))
         self._board = Board(self._board_folder)
 
     def process(self, blocks: list[TokenBlock]) -> Iterator[EncodedBlock]:
@@ -203,113 +197,3 @@ def refuse_rows(
     merged = sorted([*block.refusals, *refusals], key=lambda refusal: refusal.offset)
     block = replace(block, refusals=tuple(merged), counts=counts, failed=failed)
     return block, Encoded(encoded.kinds_R[keep_R], (in0, in1, pair)), offsets_R[keep_R]
-
-
-class EncodeInstances(beam.PTransform):
-    """(key, record) to (key, vector), for a pipeline of your own.
-
-    A record is a mapping as SageMaker takes it: `{"in0": [ids]}`, `{"in1": [ids]}`, or
-    both for the score of a pair; other keys are ignored. The key is yours. A vector is
-    a float32 array [D] (an embedding) or [C] (scores), and depends on its record alone.
-
-    Args:
-      model: local path of a model directory; every worker must see it.
-      batch_tokens: ids that are encoded together. Changes speed, not values.
-      spec: further settings of the engine; its `model` is replaced.
-
-    Returns:
-      A PCollection of (key, vector). With `with_rejected()`, a dict of two: "encoded",
-      and "rejected" with (key, reason). Without it a bad record fails the bundle.
-
-    Raises:
-      RecordError: at run time, for a record that cannot be encoded.
-    """
-
-    def __init__(
-        self, model: str, *, batch_tokens: int = 65_536, spec: EngineSpec | None = None
-    ) -> None:
-        super().__init__()
-        self._batch_tokens = batch_tokens
-        self._fn = _EncodeInstancesFn(
-            replace(spec or EngineSpec(model), model=model), Shared(), rejects=False
-        )
-
-    def with_rejected(self) -> EncodeInstances:
-        """The same transform, with bad records set aside instead of failing."""
-        other = EncodeInstances(self._fn.spec.model, batch_tokens=self._batch_tokens)
-        other._fn = _EncodeInstancesFn(self._fn.spec, Shared(), rejects=True)
-        return other
-
-    def expand(self, records: beam.PCollection) -> Any:
-        encoded = (
-            records
-            | "BatchElements"
-            >> beam.BatchElements(
-                min_batch_size=self._batch_tokens,
-                max_batch_size=self._batch_tokens,
-                element_size_fn=_cost_of_record,
-            )
-            | "Vectors" >> beam.ParDo(self._fn).with_outputs(REJECTED, main="encoded")
-        )
-        if self._fn.rejects:
-            return {"encoded": encoded["encoded"], REJECTED: encoded[REJECTED]}
-        return encoded["encoded"]
-
-
-def _cost_of_record(keyed: tuple[Any, Mapping[str, Any]]) -> int:
-    record = keyed[1]
-    if not isinstance(record, Mapping):
-        return 16  # it will be refused
-    sequences = (record.get(side) for side in ("in0", "in1"))
-    return 16 + sum(len(s) for s in sequences if isinstance(s, list | tuple | np.ndarray))
-
-
-class _EncodeInstancesFn(beam.DoFn):
-    def __init__(self, spec: EngineSpec, shared: Shared, rejects: bool) -> None:
-        self.spec = spec
-        self.rejects = rejects
-        self._shared = shared
-
-    def setup(self) -> None:
-        self._loaded = self._shared.acquire(lambda: _LoadedEngine(self.spec))
-        config = self._loaded.engine.config
-        first, second = config.encoders
-        self._limits = Limits(
-            vocab_sizes=(first.vocab_size, second.vocab_size),
-            max_seq_lens=self.spec.max_seq_lens or (first.max_seq_len, second.max_seq_len),
-            clips=(first.out_of_range == "clip", second.out_of_range == "clip"),
-        )
-
-    def process(self, batch: Iterable[tuple[Any, Mapping[str, Any]]]) -> Iterator[Any]:
-        keyed = list(batch)
-        # Through the parser of the main job, so that both refuse the same records.
-        texts = [_text_of(record) for _, record in keyed]
-        starts = np.cumsum([0, *(len(text) + 1 for text in texts)])
-        parsed = parse_lines(b"\n".join(texts), 0, self._limits)
-        positions = {int(start): i for i, start in enumerate(starts)}
-        for error in parsed.errors:
-            key = keyed[positions[error.offset]][0]
-            if not self.rejects:
-                raise RecordError(error.kind, f"{error.reason} (key {key!r})", error.path)
-            yield beam.pvalue.TaggedOutput(REJECTED, (key, f"{error.path}: {error.reason}"))
-        encoded = self._loaded.engine.encode(parsed.batch)
-        rows = [iter(matrix) for matrix in encoded.vectors]
-        for offset, kind in zip(
-            parsed.batch.offsets_R.tolist(), encoded.kinds_R.tolist(), strict=True
-        ):
-            yield keyed[positions[offset]][0], next(rows[kind])
-
-
-def _text_of(record: Any) -> bytes:
-    """A record as a line. What JSON cannot say becomes text that the parser refuses."""
-    if isinstance(record, Mapping):
-        record = {side: record[side] for side in ("in0", "in1") if side in record}
-    try:
-        return msgspec.json.encode(record, enc_hook=_plain)
-    except (ValueError, RecursionError):
-        return b"null"
-
-
-def _plain(value: Any) -> Any:
-    # By its type's name, the parser says what it should have been.
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else type(value).__name__

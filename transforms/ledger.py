@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import msgspec
 
-from object2vec.errors import OutputError
+from object2vec.errors import FileError, InputError, OutputError
 from transforms.lock import boot_id
 from transforms.manifest import (
     Counts,
@@ -139,6 +139,7 @@ def make_agenda(
     Raises:
       OutputError: something on record differs in its input or recipe, or an output is
         there that nothing on record explains, and `overwrite` is not set.
+      InputError: an input had to be compared, and cannot be read.
     """
     agenda = Agenda()
     refused: list[str] = []
@@ -187,9 +188,11 @@ def _difference(ledger: Ledger, entry: FileEntry, file: InputFile, recipe: Recip
     same_place = (entry.file.store, entry.file.name) == (file.store, file.name)
     if same_place and entry.file.version == file.version:
         return None
-    if fingerprint_of(file) != entry.fingerprint:
-        return "the content of its input has changed"
-    return None
+    try:
+        same = fingerprint_of(file) == entry.fingerprint
+    except FileError as error:
+        raise InputError(f"{file.uri}: {error.reason}") from error
+    return None if same else "the content of its input has changed"
 
 
 def fingerprint_of(file: InputFile) -> str:
