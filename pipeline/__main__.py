@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from object2vec import errors
 from pipeline.options import JobOptions, parse_options
+from pipeline.stopping import ended_by_signals
 
 EXIT_CODES: dict[type[Exception], int] = {
     errors.UsageError: 2,
@@ -36,16 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = any(re.fullmatch("--debug(=(?i:true|1|yes))?", arg) for arg in argv)
     _set_up_logging(debug)
     try:
-        options = parse_options(argv)
-        return _dry_run(options) if options.dry_run else _run(options)
+        with ended_by_signals():
+            options = parse_options(argv)
+            return _dry_run(options) if options.dry_run else _run(options)
     except errors.Object2VecError as error:
         if debug:
             logging.getLogger("object2vec").exception("the run ended")
         print(f"object2vec: {error}", file=sys.stderr)
         return exit_code_of(error)
-    except KeyboardInterrupt:  # before or after the work, which has a handler of its own
-        print("object2vec: stopped by SIGINT; run the same command again", file=sys.stderr)
-        return 130
     except Exception as error:
         # Python's own exit code would be 1, and 1 means that some files failed.
         if debug:

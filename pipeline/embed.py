@@ -9,11 +9,9 @@ import contextlib
 import json
 import logging
 import os
-import signal
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -26,8 +24,9 @@ from pipeline.forecast import Forecast, check_fits, make_forecast
 from pipeline.graph import GraphSpec, run_graph
 from pipeline.options import JobOptions
 from pipeline.report import ProgressReporter, Summary, summarise
+from pipeline.stopping import stopped_by_signals, stopped_without
 from pipeline.worker import run_workers
-from transforms.board import Board, StopRequested
+from transforms.board import Board
 from transforms.encode import EngineSpec
 from transforms.inputs import check_apart, find_inputs
 from transforms.ledger import (
@@ -38,6 +37,7 @@ from transforms.ledger import (
     RunManifest,
     clear_finished,
     make_agenda,
+    of_other_inputs,
     read_ledger,
     sweep,
     totals,
@@ -59,22 +59,6 @@ REMOTE_STRETCHES = 10_000
 """Elements of the plan that a cluster shares out; a local run needs one."""
 
 
-class Interrupted(StopRequested):
-    """A signal ended the run; a rerun is safe.
-
-    Attributes:
-      signal_number: which one.
-    """
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal_number)
-        self.signal_number = signal_number
-
-    def __str__(self) -> str:
-        name = signal.Signals(self.signal_number).name
-        return f"stopped by {name}; run the same command again to do what is missing"
-
-
 def embed(options: JobOptions) -> Summary:
     """Runs the main job.
 
@@ -91,14 +75,17 @@ def embed(options: JobOptions) -> Summary:
         agenda = make_agenda(job.store, ledger, job.files, job.recipe, options.overwrite)
         if not agenda.files:
             return _nothing_to_do(job, ledger, agenda, started)
-        check_fits(make_forecast(agenda.files, job.recipe, job.config), job.store)
+        found = make_forecast(agenda.files, job.recipe, job.config, agenda.kept)
+        check_fits(found, job.store)
         job.store.delete(SUCCESS)
-        sweep(job.store, ledger, agenda.kept)
+        others = of_other_inputs(ledger, job.files)
+        sweep(job.store, ledger, [*agenda.kept, *others])
         with tempfile.TemporaryDirectory(prefix="o2v-board-") as folder:
-            manifest = _run(job, agenda, folder)
+            with stopped_without(lock, Board(folder)):
+                manifest = _run(job, agenda, folder)
             progress = Board(folder).total()
         lock.check()
-        clear_finished(job.store)
+        clear_finished(job.store, ledger, others)
         summary = summarise(
             manifest, options.output, len(agenda.done), progress, time.monotonic() - started
         )
@@ -193,15 +180,16 @@ def forecast(options: JobOptions) -> tuple[Job, Agenda, Forecast]:
     agenda = make_agenda(
         job.store, read_ledger(job.store), job.files, job.recipe, options.overwrite
     )
-    found = make_forecast(agenda.files, job.recipe, job.config)
+    found = make_forecast(agenda.files, job.recipe, job.config, agenda.kept)
     check_fits(found, job.store)
     return job, agenda, found
 
 
 def _nothing_to_do(job: Job, ledger: Ledger, agenda: Agenda, started: float) -> Summary:
     # A crash may have come between the manifest and the end of the run.
-    sweep(job.store, ledger, [])
-    clear_finished(job.store)
+    others = of_other_inputs(ledger, job.files)
+    sweep(job.store, ledger, others)
+    clear_finished(job.store, ledger, others)
     runs = sorted(stat.name for stat in job.store.list(RUNS))
     run = runs[-1].rpartition("/")[2].removesuffix(".json") if runs else "none"
     if job.store.stat(SUCCESS) is None:
@@ -274,10 +262,9 @@ def _run(job: Job, agenda: Agenda, folder: str) -> RunManifest:
         f"{total_bytes:,}",
         f", {len(agenda.kept):,} pieces kept from an earlier attempt" if agenda.kept else "",
     )
-    with _signals_on(board), ProgressReporter(board, total_bytes):
+    with stopped_by_signals(board), ProgressReporter(board, total_bytes):
         if options.workers > 1 and len(units) > 1:
             _run_workers(spec, units, options, folder)
-            board.check_stop()
             # What finished runs left has been judged; now only this one's markers count.
             recorded = Ledger(markers=read_ledger(job.store).markers)
             agenda = make_agenda(job.store, recorded, agenda.files, job.recipe, overwrite=True)
@@ -334,30 +321,9 @@ def _run_workers(spec: GraphSpec, units: list[Unit], options: JobOptions, folder
         plan = f"{spec.plan}-{number}"
         write_plan(spec.output, plan, [PlanLine(units=stretch)])
         specs.append(replace(spec, plan=plan, publishes=False))
-    for number, code in enumerate(run_workers(specs, options.beam_args, folder)):
+    codes = run_workers(specs, options.beam_args, folder)
+    Board(folder).check_stop()  # then they ended because they were asked to
+    for number, code in enumerate(codes):
         if code != 0:
             how = f"by signal {-code}" if code < 0 else f"with code {code}"
             _LOG.warning("worker %d ended %s; what it finished is kept", number, how)
-
-
-@contextlib.contextmanager
-def _signals_on(board: Board) -> Iterator[None]:
-    """SIGINT and SIGTERM ask the run to stop; a second one ends the process at once."""
-    received: list[int] = []
-
-    def on_signal(number: int, _: object) -> None:
-        if received:
-            os._exit(128 + number)
-        received.append(number)
-        board.request_stop()
-
-    before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    except BaseException as error:
-        if received:
-            raise Interrupted(received[0]) from error
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -10,7 +10,7 @@ from pathlib import Path
 from object2vec.config import ModelConfig
 from object2vec.errors import FileError, OutputError
 from transforms.compression import HEAD_BYTES, detect
-from transforms.manifest import InputFile, Span, Unit
+from transforms.manifest import InputFile, Span, SpanManifest, Unit
 from transforms.read import read_span
 from transforms.recipe import AVRO, JSON_DOCUMENT, Recipe
 from transforms.storage import Store, open_store
@@ -31,17 +31,29 @@ class Forecast:
     Attributes:
       files, input_bytes: what it has to encode.
       records: estimated.
-      output_bytes: estimated.
+      output_bytes: estimated, of what it encodes.
+      joined_bytes: estimated, of outputs that are put together from parts of several
+        attempts: on a disk these need their room twice, until the run ends.
     """
 
     files: int
     input_bytes: int
     records: int
     output_bytes: int
+    joined_bytes: int = 0
 
 
-def make_forecast(files: Sequence[InputFile], recipe: Recipe, config: ModelConfig) -> Forecast:
-    """Looks into the first block of a few files, spread over all of them."""
+def make_forecast(
+    files: Sequence[InputFile],
+    recipe: Recipe,
+    config: ModelConfig,
+    kept: Sequence[SpanManifest] = (),
+) -> Forecast:
+    """Looks into the first block of a few files, spread over all of them.
+
+    Args:
+      kept: spans of the files that need not be encoded again.
+    """
     sampled, singles, pairs = 0, 0, 0
     step = max(1, len(files) // SAMPLED_FILES)
     unpacked: float = 1.0
@@ -52,14 +64,26 @@ def make_forecast(files: Sequence[InputFile], recipe: Recipe, config: ModelConfi
         singles, pairs = singles + found[0], pairs + found[1]
         if file.name.lower().endswith((".gz", ".zst")):
             unpacked = 3.0  # ids compress to a third or less; a guess, and only for the disk
-    input_bytes = sum(file.size for file in files)
-    scale = input_bytes * unpacked / sampled if sampled else 0.0
+    kept_bytes: dict[InputFile, int] = {}
+    parts: dict[InputFile, set[str]] = {}
+    for manifest in kept:
+        file, span = manifest.span.file, manifest.span
+        kept_bytes[file] = kept_bytes.get(file, 0) + span.stop - span.start
+        if manifest.piece is not None:
+            parts.setdefault(file, set()).add(manifest.piece.part)
+    input_bytes = sum(file.size - kept_bytes.get(file, 0) for file in files)
+    joined = sum(f.size for f in parts if kept_bytes[f] < f.size or len(parts[f]) > 1)
+    per_byte = unpacked / sampled if sampled else 0.0
     per_float = _BYTES_PER_FLOAT.get(recipe.accept, _TEXT_BYTES_PER_FLOAT)
     num_floats = singles * config.encoders[0].enc_dim + pairs * config.num_classes
     num_records = singles + pairs
     output_bytes = num_floats * per_float + num_records * _ROW_BYTES
     return Forecast(
-        len(files), input_bytes, round(num_records * scale), round(output_bytes * scale)
+        files=len(files),
+        input_bytes=input_bytes,
+        records=round(num_records * input_bytes * per_byte),
+        output_bytes=round(output_bytes * input_bytes * per_byte),
+        joined_bytes=round(output_bytes * joined * per_byte),
     )
 
 
@@ -95,9 +119,10 @@ def check_fits(forecast: Forecast, store: Store) -> None:
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
-    if forecast.output_bytes > free:
+    needed = forecast.output_bytes + forecast.joined_bytes
+    if needed > free:
         raise OutputError(
-            f"the outputs will need about {_gib(forecast.output_bytes)} and the disk of "
+            f"the outputs will need about {_gib(needed)} and the disk of "
             f"{store.root} has {_gib(free)} free; use another --output, or --accept=avro/binary, "
             "which needs a third"
         )

@@ -74,7 +74,7 @@ def wire(pipeline: beam.Pipeline, spec: GraphSpec) -> None:
     published = (
         (written["manifests"], read[DONE], recorded)
         | "Manifests" >> beam.Flatten()
-        | "Publish" >> PublishFiles(output, recipe)
+        | "Publish" >> PublishFiles(output, recipe, spec.board)
     )
     (
         (published, written[ENTRIES])

@@ -35,7 +35,8 @@ def seconds_for(job: Job, found: Forecast) -> float:
     )
     if not job.files or job.recipe.content_type == JSON_DOCUMENT:
         return START_UP_S
-    data = first_block(job.files[0], job.recipe)
+    largest = max(job.files, key=lambda file: file.size)  # the first one may be empty
+    data = first_block(largest, job.recipe)
     parse_lines(data, 0, job.recipe.limits)  # the first call pays for what is made once
     begun = time.perf_counter()
     batch = parse_lines(data, 0, job.recipe.limits).batch

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +21,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from object2vec.errors import Object2VecError
-from transforms.board import StopRequested
+from transforms.board import Board, StopRequested
 
 if TYPE_CHECKING:
     from pipeline.graph import GraphSpec
 
 _LOG = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
+
+STOPS_WITHIN_S = 3.0
+"""What a child that was asked to stop may take for the block at hand."""
 
 
 class _Order(msgspec.Struct):
@@ -63,13 +67,27 @@ def run_workers(specs: Sequence[GraphSpec], beam_args: Sequence[str], folder: st
             )
         )
     try:
-        return [child.wait() for child in children]
+        return _wait_for(children, Board(folder))
     finally:
         for child in children:
             child.kill()
             child.wait()
             if child.stdin is not None:
                 child.stdin.close()
+
+
+def _wait_for(children: Sequence[subprocess.Popen[bytes]], board: Board) -> list[int]:
+    """Their exit codes. A child that was asked to stop and does not, for it still starts or
+    computes, is killed: what it loses a rerun makes again."""
+    deadline: float | None = None
+    while any(child.poll() is None for child in children):
+        time.sleep(0.05)
+        if deadline is None and board.is_stop_requested():
+            deadline = time.monotonic() + STOPS_WITHIN_S
+        if deadline is not None and time.monotonic() > deadline:
+            for child in children:
+                child.kill()
+    return [child.wait() for child in children]
 
 
 def _end_with_parent() -> None:

@@ -103,12 +103,16 @@ class Board:
         if self._folder is not None:
             os.close(os.open(os.path.join(self._folder, "stop"), os.O_CREAT | os.O_WRONLY, 0o644))
 
+    def is_stop_requested(self) -> bool:
+        """Whether someone asked for it."""
+        return self._folder is not None and os.path.exists(os.path.join(self._folder, "stop"))
+
     def check_stop(self) -> None:
         """
         Raises:
           StopRequested: someone asked for it.
         """
-        if self._folder is not None and os.path.exists(os.path.join(self._folder, "stop")):
+        if self.is_stop_requested():
             raise StopRequested("the run was asked to stop")
 
 

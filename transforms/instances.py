@@ -89,7 +89,8 @@ def _cost_of_record(keyed: tuple[Any, Mapping[str, Any]]) -> int:
     if not isinstance(record, Mapping):
         return 16  # it will be refused
     sequences = (record.get(side) for side in ("in0", "in1"))
-    return 16 + sum(len(s) for s in sequences if isinstance(s, list | tuple | np.ndarray))
+    sized = (s for s in sequences if isinstance(s, list | tuple | np.ndarray))
+    return 16 + sum(s.size if isinstance(s, np.ndarray) else len(s) for s in sized)
 
 
 class _EncodeInstancesFn(beam.DoFn):
@@ -120,16 +121,21 @@ class _EncodeInstancesFn(beam.DoFn):
         parsed = parse_lines(b"\n".join(texts), 0, self._limits)
         positions = {int(start): i for i, start in enumerate(starts)}
         for error in parsed.errors:
-            key = keyed[positions[error.offset]][0]
-            if not self._rejects:
-                raise RecordError(error.kind, f"{error.reason} (key {key!r})", error.path)
-            yield beam.pvalue.TaggedOutput(REJECTED, (key, f"{error.path}: {error.reason}"))
+            yield self._reject(keyed[positions[error.offset]][0], error)
         encoded = self._loaded.engine.encode(parsed.batch)
+        not_finite = set(encoded.not_finite().tolist())
         rows = [iter(matrix) for matrix in encoded.vectors]
-        for offset, kind in zip(
-            parsed.batch.offsets_R.tolist(), encoded.kinds_R.tolist(), strict=True
-        ):
-            yield keyed[positions[offset]][0], next(rows[kind])
+        for number, offset in enumerate(parsed.batch.offsets_R.tolist()):
+            key, vector = keyed[positions[offset]][0], next(rows[encoded.kinds_R[number]])
+            if number in not_finite:
+                yield self._reject(key, RecordError("not_finite", "its vector is not finite"))
+            else:
+                yield key, vector
+
+    def _reject(self, key: Any, error: RecordError) -> beam.pvalue.TaggedOutput:
+        if not self._rejects:
+            raise RecordError(error.kind, f"{error.reason} (key {key!r})", error.path)
+        return beam.pvalue.TaggedOutput(REJECTED, (key, f"{error.path}: {error.reason}"))
 
 
 def _text_of(record: Any) -> bytes:

@@ -14,6 +14,7 @@ import apache_beam as beam
 import msgspec
 
 from object2vec.errors import StorageError
+from transforms.board import Board
 from transforms.manifest import (
     Counts,
     FileEntry,
@@ -37,9 +38,9 @@ _READ_BYTES = 8 * 2**20
 class PublishFiles(beam.PTransform):
     """SpanManifests to FileEntries, one per file. A file's output appears whole or not at all."""
 
-    def __init__(self, output: str, recipe: Recipe) -> None:
+    def __init__(self, output: str, recipe: Recipe, board: str | None = None) -> None:
         super().__init__()
-        self._fn = _PublishFn(output, recipe)
+        self._fn = _PublishFn(output, recipe, board)
 
     def expand(self, manifests: beam.PCollection[SpanManifest]) -> beam.PCollection[FileEntry]:
         return (
@@ -55,14 +56,17 @@ def _output_of(manifest: SpanManifest) -> str:
 
 
 class _PublishFn(beam.DoFn):
-    def __init__(self, output: str, recipe: Recipe) -> None:
+    def __init__(self, output: str, recipe: Recipe, board: str | None) -> None:
         self._output = output
         self._recipe = recipe
+        self._board_folder = board
 
     def setup(self) -> None:
         self._store = open_store(self._output)
+        self._board = Board(self._board_folder)
 
     def process(self, keyed: tuple[str, Iterable[SpanManifest]]) -> Iterator[FileEntry]:
+        self._board.check_stop()
         yield publish_file(self._store, self._recipe, list(keyed[1]))
 
 

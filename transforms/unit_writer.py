@@ -213,6 +213,7 @@ class UnitWriter:
             self.close()  # a part that is published is renamed
 
         def publish(manifest: SpanManifest) -> FileEntry:
+            self._board.check_stop()  # the marker is there: a rerun publishes the rest
             return publish_file(self._store, self._recipe, [manifest])
 
         # Publishing waits for the disk to sync, or for the store to answer: many at a time.
