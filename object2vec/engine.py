@@ -12,6 +12,7 @@ T positions, D vector, C classes.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -34,8 +35,12 @@ if TYPE_CHECKING:
 _BAG_ROWS = 4096  # bags of a run of the pooled encoder; any number gives the same bits
 
 
+_TORCH_SETTINGS = threading.RLock()
+"""Held while torch's settings, which are those of the process, are changed."""
+
+
 class Engine:
-    """A model on a device, with its threads. For one calling thread at a time.
+    """A model on a device, with its threads. Callers wait for one another.
 
     While a call runs, torch's number of threads and some settings
     (`device.exact_numerics`) are changed for the process, and set back afterwards.
@@ -101,12 +106,14 @@ class Engine:
           ValueError: an id or a length breaks the rule above.
           DeviceError: memory ran out at the smallest shape.
         """
-        num_threads = torch.get_num_threads()
-        try:
-            with exact_numerics():
-                return self._encode(batch)
-        finally:
-            torch.set_num_threads(num_threads)  # each job sets it to 1
+        # Runners share one engine among their threads, and torch's settings are the process's.
+        with _TORCH_SETTINGS:
+            num_threads = torch.get_num_threads()
+            try:
+                with exact_numerics():
+                    return self._encode(batch)
+            finally:
+                torch.set_num_threads(num_threads)  # each job sets it to 1
 
     def _encode(self, batch: TokenBatch) -> Encoded:
         sides_S = batch.sides_S
@@ -136,9 +143,10 @@ class Engine:
             finally:
                 self._pool = pool
 
-        return run_probe(
-            self.encode, encode_without_threads, self.config, self.max_seq_lens, self.device
-        )
+        with _TORCH_SETTINGS:
+            return run_probe(
+                self.encode, encode_without_threads, self.config, self.max_seq_lens, self.device
+            )
 
     def _encode_side(self, batch: TokenBatch, chosen: np.ndarray, side: int) -> np.ndarray:
         """float32 [S, D]: the chosen sequences of a batch through the side's encoder."""

@@ -53,7 +53,10 @@ class _Document(msgspec.Struct):
     instances: list[msgspec.Raw]
 
 
+# Made before there are threads: msgspec fills its cache of a type without a lock, and two
+# threads that do so at once crash the interpreter.
 _decode = msgspec.json.Decoder(_Record).decode
+_decode_document = msgspec.json.Decoder(_Document).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +149,7 @@ def parse_document(document: bytes, limits: Limits) -> Parsed:
     document = _blank_bom(document)
     try:
         document.decode()
-        raws = msgspec.json.decode(document, type=_Document).instances
+        raws = _decode_document(document).instances
         # "instances" twice would show the last list only.
         if document.count(b'"instances"') > 1 or may_escape_a_key(document):
             twice = has_duplicate_key(document, ("instances",)) is not None

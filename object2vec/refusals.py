@@ -74,6 +74,9 @@ class _Sides(msgspec.Struct):
     in1: msgspec.Raw = msgspec.Raw()
 
 
+_decode_sides = msgspec.json.Decoder(_Sides).decode  # made before there are threads
+
+
 def refusal(kind: str, reason: str, path: str = "$") -> RecordError:
     """A RecordError whose reason is printable and not too long."""
     printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in reason)
@@ -110,7 +113,7 @@ def is_too_nested(text: bytes) -> bool:
 def refuse_unread(text: bytes, max_bytes: int) -> RecordError | None:
     """What can be said before decoding: too long, blank, not UTF-8, too nested."""
     if len(text) > max_bytes:
-        size = f"{len(text):,} bytes; at most {max_bytes:,} are read (--max_line_bytes)"
+        size = f"more than {max_bytes:,} bytes, the limit (--max_line_bytes)"
         return refusal("too_long", f"{size}; it begins {quote(text)}")
     if not text.strip(b" \t\r\n"):
         return refusal("blank", "a blank line holds no record")
@@ -228,7 +231,7 @@ def _value_at(text: bytes, path: str) -> bytes | None:
     if place is None or text.count(f'"{place[1]}"'.encode()) != 1 or may_escape_a_key(text):
         return None
     try:
-        value = getattr(msgspec.json.decode(text, type=_Sides), place[1])
+        value = getattr(_decode_sides(text), place[1])
         if place[2] is not None:
             value = msgspec.json.decode(value, type=list[msgspec.Raw])[int(place[2])]
     except (msgspec.MsgspecError, RecursionError):  # malformed further on

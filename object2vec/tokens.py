@@ -68,9 +68,7 @@ class TokenBatch:
         values_N = np.empty(int(starts_S1[-1]), np.int32)
         for start, sequence in zip(starts_S1.tolist(), sequences, strict=False):
             values_N[start : start + len(sequence)] = sequence
-        return cls(
-            values_N, starts_S1, np.asarray(kinds, np.uint8), np.asarray(offsets, np.int64)
-        )
+        return cls(values_N, starts_S1, np.asarray(kinds, np.uint8), np.asarray(offsets, np.int64))
 
     @property
     def num_records(self) -> int:

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except errors.Object2VecError as error:
         if debug:
             logging.getLogger("object2vec").exception("the run ended")
-        print(f"object2vec: {error}", file=sys.stderr)
+        _tell([f"object2vec: {error}"])
         return exit_code_of(error)
     except Exception as error:
         # Python's own exit code would be 1, and 1 means that some files failed.
@@ -62,13 +62,26 @@ def exit_code_of(error: errors.Object2VecError) -> int:
     return EXIT_CODES.get(type(error), 5)
 
 
+def _tell(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(printable(line), file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Text with its control characters spelled out: names of files may hold any."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class _Formatter(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
 def _set_up_logging(debug: bool) -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.ERROR,
-        format="%(asctime)s %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.DEBUG if debug else logging.ERROR, handlers=[handler])
     for name in ("object2vec", "transforms", "pipeline"):
         logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.INFO)
     if not debug:
@@ -81,14 +94,15 @@ def _run(options: JobOptions) -> int:
 
     summary = embed(options)
     if summary.run is None:
-        print(
-            f"object2vec: nothing to do, all {summary.files_before:,} files are done "
-            f"in {summary.output} (looked for {summary.seconds:.1f} s)",
-            file=sys.stderr,
+        _tell(
+            [
+                f"object2vec: nothing to do, all {summary.files_before:,} files are done "
+                f"in {summary.output} (looked for {summary.seconds:.1f} s)"
+            ]
         )
         return options.exit_code_if_nothing
     what = "finished, but some files failed" if summary.files_failed else "done"
-    print("\n".join([f"object2vec: {what}", *summary.lines()]), file=sys.stderr)
+    _tell([f"object2vec: {what}", *summary.lines()])
     return 1 if summary.files_failed else 0
 
 

@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -26,30 +27,21 @@ from pipeline.options import JobOptions
 from pipeline.report import ProgressReporter, Summary, summarise
 from pipeline.stopping import stopped_by_signals, stopped_without
 from pipeline.worker import run_workers
+from transforms.agenda import Agenda, make_agenda, units_left
 from transforms.board import Board
 from transforms.encode import EngineSpec
+from transforms.finish import write_success
 from transforms.inputs import check_apart, find_inputs
-from transforms.ledger import (
-    RUNS,
-    SUCCESS,
-    Agenda,
-    Ledger,
-    RunManifest,
-    clear_finished,
-    make_agenda,
-    of_other_inputs,
-    read_ledger,
-    sweep,
-    totals,
-)
+from transforms.ledger import RUNS, SUCCESS, Ledger, RunManifest, read_ledger, totals
 from transforms.lock import OutputLock
-from transforms.manifest import InputFile, Span, SpanManifest, Unit
+from transforms.manifest import InputFile, Unit
 from transforms.model_cache import fetch_model
-from transforms.plan import PlanLine, cut_spans, pack_units, stretches, write_plan
+from transforms.plan import PlanLine, stretches, write_plan
 from transforms.publish import SCRATCH
 from transforms.recipe import DEAD_LETTER, Recipe
 from transforms.sinks import suffix_of
 from transforms.storage import Store, open_store
+from transforms.sweep import clear_finished, of_other_inputs, sweep
 
 _LOG = logging.getLogger("object2vec")
 
@@ -80,7 +72,7 @@ def embed(options: JobOptions) -> Summary:
         job.store.delete(SUCCESS)
         others = of_other_inputs(ledger, job.files)
         sweep(job.store, ledger, [*agenda.kept, *others])
-        with tempfile.TemporaryDirectory(prefix="o2v-board-") as folder:
+        with _board_folder(job.store) as folder:
             with stopped_without(lock, Board(folder)):
                 manifest = _run(job, agenda, folder)
             progress = Board(folder).total()
@@ -91,6 +83,16 @@ def embed(options: JobOptions) -> Summary:
         )
         job.store.put(SUMMARY, summary.to_json())
         return summary
+
+
+@contextlib.contextmanager
+def _board_folder(store: Store) -> Iterator[str]:
+    """A folder for the board: among what the next run sweeps, where that is on a disk."""
+    scratch = store.local_path(SCRATCH)
+    if scratch is not None:
+        os.makedirs(scratch, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="board-", dir=scratch) as folder:
+        yield folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,15 +194,8 @@ def _nothing_to_do(job: Job, ledger: Ledger, agenda: Agenda, started: float) -> 
     clear_finished(job.store, ledger, others)
     runs = sorted(stat.name for stat in job.store.list(RUNS))
     run = runs[-1].rpartition("/")[2].removesuffix(".json") if runs else "none"
-    if job.store.stat(SUCCESS) is None:
-        success = {
-            "run": run,
-            "model": job.recipe.model_hash,
-            "options": job.recipe.hash,
-            "files": len(agenda.done),
-            "totals": msgspec.to_builtins(totals(agenda.done)),
-        }
-        job.store.put(SUCCESS, msgspec.json.encode(success) + b"\n")
+    if job.store.stat(SUCCESS) is None and not others:  # else another job is unfinished here
+        write_success(job.store, run, job.recipe, agenda.done)
     summary = Summary(
         run=None,
         output=job.options.output,
@@ -275,44 +270,8 @@ def _run(job: Job, agenda: Agenda, folder: str) -> RunManifest:
         lines = [PlanLine(units=stretch) for stretch in stretches(units, count)]
         lines += [PlanLine(done=(manifest,)) for manifest in agenda.kept]
         write_plan(job.store.root, spec.plan, lines)
-        run_graph(spec, options.beam_args)
+        run_graph(replace(spec, encodes=bool(units)), options.beam_args)
     return msgspec.json.decode(job.store.read(f"{RUNS}/{run}.json"), type=RunManifest)
-
-
-def units_left(agenda: Agenda, unit_bytes: int | None, content_type: str) -> list[Unit]:
-    """The units of an agenda's files, less the spans that are kept."""
-    kept: dict[str, list[SpanManifest]] = {}
-    for manifest in agenda.kept:
-        kept.setdefault(manifest.span.file.output, []).append(manifest)
-    spans: list[Span] = []
-    for file in agenda.files:
-        held = {(m.span.start, m.span.stop) for m in kept.get(file.output, [])}
-        cut = cut_spans(file, content_type, unit_bytes)
-        left = [span for span in cut if (span.start, span.stop) not in held]
-        if len(cut) - len(left) != len(held):
-            # Another --unit_bytes cut it elsewhere: what fits no gap is encoded anew.
-            left = gaps(file, agenda, cut)
-        spans += left
-    return pack_units(spans, unit_bytes)
-
-
-def gaps(file: InputFile, agenda: Agenda, cut: list[Span]) -> list[Span]:
-    """The stretches of a file that no kept span covers, cut on the grid of `cut`."""
-    edges = sorted(
-        (m.span.start, m.span.stop) for m in agenda.kept if m.span.file.output == file.output
-    )
-    left: list[Span] = []
-    for span in cut:
-        position = span.start
-        for start, stop in edges:
-            if stop <= position or start >= span.stop:
-                continue
-            if start > position:
-                left.append(Span(file, position, start))
-            position = max(position, stop)
-        if position < span.stop:
-            left.append(Span(file, position, span.stop))
-    return left
 
 
 def _run_workers(spec: GraphSpec, units: list[Unit], options: JobOptions, folder: str) -> None:

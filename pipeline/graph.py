@@ -38,6 +38,7 @@ class GraphSpec:
       board: folder of the notice board; None where workers are on other machines.
       num_files: how many files the plan holds.
       carried: name of the file of entries that earlier runs had done.
+      encodes: whether there are units to encode; if not, no model is loaded.
       publishes: whether files are put together and the run is finished; a child process
         only encodes, and its parent publishes.
     """
@@ -51,6 +52,7 @@ class GraphSpec:
     board: str | None
     num_files: int
     carried: str
+    encodes: bool = True
     publishes: bool = True
 
 
@@ -58,29 +60,31 @@ def wire(pipeline: beam.Pipeline, spec: GraphSpec) -> None:
     """Puts the steps together. See docs/architecture.md for the picture."""
     output, recipe = spec.output, spec.recipe
     plan = pipeline | "Plan" >> ReadPlan(output, spec.plan)
-    read = plan | "Units" >> beam.FlatMap(_units_of) | "Read" >> ReadUnits(
-        output, recipe, spec.board
-    )  # fmt: skip
-    written = (
-        read["blocks"]
-        | "Parse" >> ParseBlocks(recipe, spec.batch_tokens)
-        | "Batch" >> BatchTokens(spec.batch_tokens)
-        | "Encode" >> EncodeTokens(spec.engine, recipe.on_bad_record, spec.board)
-        | "Write" >> WriteParts(output, recipe, spec.board)
-    )
-    if not spec.publishes:
-        return
-    recorded = plan | "Recorded" >> beam.FlatMap(_done_of)
-    published = (
-        (written["manifests"], read[DONE], recorded)
-        | "Manifests" >> beam.Flatten()
-        | "Publish" >> PublishFiles(output, recipe, spec.board)
-    )
-    (
-        (published, written[ENTRIES])
-        | "Entries" >> beam.Flatten()
-        | "Finish" >> FinishRun(output, spec.run, recipe, spec.num_files, spec.carried)
-    )
+    manifests = [plan | "Recorded" >> beam.FlatMap(_done_of)]
+    entries = []
+    if spec.encodes:
+        units = plan | "Units" >> beam.FlatMap(_units_of)
+        read = units | "Read" >> ReadUnits(output, recipe, spec.board)
+        written = (
+            read["blocks"]
+            | "Parse" >> ParseBlocks(recipe, spec.batch_tokens)
+            | "Batch" >> BatchTokens(spec.batch_tokens)
+            | "Encode" >> EncodeTokens(spec.engine, recipe.on_bad_record, spec.board)
+            | "Write" >> WriteParts(output, recipe, spec.board)
+        )
+        manifests += [written["manifests"], read[DONE]]
+        entries += [written[ENTRIES]]
+    if spec.publishes:
+        published = (
+            manifests
+            | "Manifests" >> beam.Flatten()
+            | "Publish" >> PublishFiles(output, recipe, spec.board)
+        )
+        (
+            [published, *entries]
+            | "Entries" >> beam.Flatten()
+            | "Finish" >> FinishRun(output, spec.run, recipe, spec.num_files, spec.carried)
+        )
 
 
 def _units_of(line: PlanLine) -> Iterable[Unit]:

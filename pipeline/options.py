@@ -107,9 +107,10 @@ def parse_options(argv: Sequence[str]) -> JobOptions:
         raise UsageError(f"--accept says infer_max_seqlens={answer}; say it in --content_type")
     workers = ours.workers
     return JobOptions(
-        model=ours.model,
-        inputs=tuple(ours.input),
-        output=ours.output,
+        # A shell expands ~ at the start of a word only, and `--input=~/x` is one word.
+        model=os.path.expanduser(ours.model),
+        inputs=tuple(os.path.expanduser(path) for path in ours.input),
+        output=os.path.expanduser(ours.output),
         content_type=content_type,
         accept=accept,
         max_seq_lens=parameter,

@@ -26,7 +26,7 @@ from transforms.board import Board, StopRequested
 if TYPE_CHECKING:
     from pipeline.graph import GraphSpec
 
-_LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger("pipeline.worker")  # here __name__ may be __main__
 _PR_SET_PDEATHSIG = 1
 
 STOPS_WITHIN_S = 3.0
@@ -58,7 +58,7 @@ def run_workers(specs: Sequence[GraphSpec], beam_args: Sequence[str], folder: st
             file.write(msgspec.json.encode(_Order(graph, tuple(beam_args))))
         children.append(
             subprocess.Popen(
-                [sys.executable, "-m", "pipeline.worker", order],
+                [sys.executable, "-P", "-m", "pipeline.worker", order],
                 stdin=subprocess.PIPE,  # closes when this process dies
                 stdout=2,  # standard error; sys.stderr may be something without a number
                 # Whatever a killed child leaves behind goes with the folder.

@@ -172,6 +172,9 @@ def _main(
     for number in (1, 2):
         os.dup2(file, number)
     os.chdir(ROOT)
+    import faulthandler
+
+    faulthandler.enable()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
     from pipeline.__main__ import main
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from object2vec.errors import Object2VecError
 from object2vec.tokens import KIND_NAMES, TokenBatch
 from object2vec.vectors import Encoded
+from pipeline.graph import GraphSpec, run_graph
+from transforms.agenda import fingerprint_of
 from transforms.encode import EncodedBlock
 from transforms.finish import finish_run
-from transforms.ledger import fingerprint_of
 from transforms.lock import boot_id
 from transforms.manifest import (
     Counts,
@@ -201,3 +204,15 @@ def attempt(
         made.append(manifest(span, piece, **({"boot_id": boot_id()} | changes)))
         mark(store, made_with or recipe(), made[-1])
     return made
+
+
+def run_workers_in_turn(specs: Sequence[GraphSpec], beam_args: Sequence[str], *_: Any) -> list[int]:
+    """What `run_workers` does, in this process: seconds faster, where processes do not matter."""
+    codes = []
+    for spec in specs:
+        try:
+            run_graph(spec, beam_args)
+            codes.append(0)
+        except Object2VecError:
+            codes.append(5)
+    return codes

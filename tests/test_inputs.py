@@ -6,7 +6,7 @@ import fnmatch
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from object2vec.errors import InputError, UsageError
@@ -124,6 +124,7 @@ def test_odd_brackets_mean_what_the_shell_takes_them_for(pattern):
 letters = st.text("ab-!]\\.^[*?&~|+(", max_size=5)
 
 
+@settings(deadline=None)
 @given(letters, st.text("ab-!]\\.^[&~|+(\n", max_size=4))
 def test_a_glob_within_a_segment_is_that_of_the_shell(pattern, name):
     if "**" not in pattern and "[^" not in pattern:  # the shell knows [^a], fnmatch does not

@@ -10,14 +10,9 @@ import pytest
 from pieces import attempt, finish, mark, recipe, sha, stored_file
 
 from object2vec.errors import InputError, OutputError
-from transforms import ledger as ledger_module
-from transforms.ledger import (
-    RUNS,
-    Ledger,
-    make_agenda,
-    prefix_hashes,
-    read_ledger,
-)
+from transforms import agenda as agenda_module
+from transforms.agenda import make_agenda, prefix_hashes
+from transforms.ledger import RUNS, Ledger, read_ledger
 from transforms.manifest import (
     FINGERPRINT_CELL,
     Unit,
@@ -264,7 +259,7 @@ def test_after_another_boot_bytes_must_verify(store, file, written_by):
 
 def test_a_system_that_tells_no_boots_apart_is_never_believed(store, file, monkeypatch):
     attempt(store, file, data=b"----------", boot_id="")
-    monkeypatch.setattr(ledger_module, "boot_id", lambda: "")
+    monkeypatch.setattr(agenda_module, "boot_id", lambda: "")
     assert agenda_of(store, file).kept == []
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pieces import input_file, manifest, recipe, spans_of
 
@@ -49,6 +49,7 @@ def test_a_fingerprint_is_what_its_docstring_says(size):
     assert fingerprint(DATA[:size]) == by_hand(DATA[:size])
 
 
+@settings(deadline=None)
 @given(st.integers(10_000, 2 * CELL), st.sets(st.integers(1, 3)))
 def test_any_cut_on_the_grid_sums_to_the_same(step, cuts):
     edges = [0, *sorted(cut * CELL for cut in cuts), len(DATA)]

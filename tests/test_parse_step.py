@@ -9,7 +9,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing.test_pipeline import TestPipeline as CheckedPipeline
 from apache_beam.testing.util import assert_that, equal_to
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pieces import ends, input_file, recipe, spans_of
 
@@ -197,6 +197,7 @@ lines = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(lines, st.integers(1, 200), st.data())
 def test_split_blocks_are_the_block(kinds, batch_tokens, data):
     text = b""

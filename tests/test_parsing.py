@@ -234,7 +234,7 @@ def test_a_line_may_be_as_long_as_the_limit_and_no_longer():
     parsed = parse_lines(b"\n".join(lines), 0, Limits((9, 9), (9, 9), (False, False), 11))
     assert parsed.batch.num_records == 1
     assert [(e.kind, e.offset) for e in parsed.errors] == [("too_long", 12), ("too_long", 25)]
-    assert "12 bytes; at most 11" in parsed.errors[0].reason
+    assert "more than 11 bytes" in parsed.errors[0].reason
 
 
 def test_a_sequence_keeps_its_head_and_the_record_is_counted_once():

@@ -8,13 +8,12 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing.test_pipeline import TestPipeline as CheckedPipeline
 from apache_beam.testing.util import assert_that, equal_to
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pieces import input_file, manifest, spans_of
 
 from object2vec.errors import StorageError
-from pipeline.embed import gaps, units_left
-from transforms.ledger import Agenda
+from transforms.agenda import Agenda, gaps, units_left
 from transforms.manifest import Span, Unit
 from transforms.plan import (
     PACKED_FILES,
@@ -49,6 +48,7 @@ def test_the_grid_is_a_thousandth_of_the_file_between_4_and_64_mib(size, step):
     assert unit_bytes_of(size) == step
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**12), st.none() | st.integers(1, 10**9))
 def test_the_grid_lies_on_cells_and_covers_what_was_asked(size, unit_bytes):
     step = unit_bytes_of(size, unit_bytes)
@@ -57,6 +57,7 @@ def test_the_grid_lies_on_cells_and_covers_what_was_asked(size, unit_bytes):
         assert unit_bytes <= step < unit_bytes + CELL
 
 
+@settings(deadline=None)
 @given(st.integers(0, 200 * MIB), st.none() | st.integers(1, 50 * MIB))
 def test_the_spans_of_a_file_tile_it_on_the_grid(size, unit_bytes):
     spans = cut_spans(input_file(size=size), JSON_LINES, unit_bytes)
@@ -84,6 +85,7 @@ files = st.lists(st.integers(0, 3 * MIB), max_size=30).map(
 )
 
 
+@settings(deadline=None)
 @given(files, st.integers(1, 2 * MIB))
 def test_packing_loses_nothing_and_keeps_the_limit(found, unit_bytes):
     spans = [span for file in found for span in cut_spans(file, JSON_LINES, unit_bytes)]
@@ -99,6 +101,7 @@ def test_packing_loses_nothing_and_keeps_the_limit(found, unit_bytes):
     assert firsts == sorted(firsts)
 
 
+@settings(deadline=None)
 @given(files, st.integers(1, 2 * MIB))
 def test_two_neighbouring_packs_would_not_fit_into_one(found, unit_bytes):
     spans = [span for file in found for span in cut_spans(file, JSON_LINES, unit_bytes)]
@@ -121,6 +124,7 @@ def test_a_large_compressed_file_is_a_unit_of_its_own():
     assert names == [["a", "c"], ["b.gz"]]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 1000), max_size=60), st.integers(1, 12))
 def test_stretches_are_neighbours_in_order(sizes, count):
     units = [Unit((Span(input_file(f"{i:03}", size), 0, size),)) for i, size in enumerate(sizes)]
@@ -198,6 +202,7 @@ def test_a_file_that_is_kept_whole_leaves_no_unit():
     assert units_left(agenda, None, JSON_LINES) == []
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 60 * CELL),
     st.integers(1, 12),

@@ -254,7 +254,7 @@ def test_an_undisturbed_file_is_renamed_and_others_are_joined(store):
     spans = [manifest(A, other(3, 4)), manifest(B, other(1, 2)), manifest(C, other(0, 0))]
     entry = publish_file(store, recipe(), spans)
     assert store.read("a.jsonl.out") == b"ab" and store.stat("q") is not None
-    assert entry.output_sha256 is None and entry.output_size == 2
+    assert entry.output_sha256 == hashlib.sha256(b"ab").hexdigest() and entry.output_size == 2
 
 
 def test_publishing_again_is_success(store):

@@ -16,8 +16,8 @@ from pieces import manifest, mark, recipe, spans_of, stored_file
 
 from object2vec.errors import StorageError
 from transforms import read as read_module
+from transforms.agenda import fingerprint_of
 from transforms.board import Board, StopRequested
-from transforms.ledger import fingerprint_of
 from transforms.manifest import FINGERPRINT_CELL, Fingerprint, Span, Unit
 from transforms.read import DONE, Block, ReadUnits, load_marker, read_span
 from transforms.storage import open_store

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from jobs import outputs, records, run, save_model, write_lines
+from pieces import run_workers_in_turn
 
 from object2vec import errors
 from object2vec.errors import OutputError
@@ -156,7 +157,8 @@ def test_weights_that_are_damaged_are_told_as_such_out_of_a_worker(refused, tmp_
     assert not outputs(tmp_path / "out") and not (tmp_path / "out" / "_SUCCESS").exists()
 
 
-def test_damaged_weights_are_told_by_child_processes_too(refused, tmp_path, data):
+def test_damaged_weights_are_told_when_workers_found_them_too(refused, tmp_path, data, monkeypatch):
+    monkeypatch.setattr("pipeline.embed.run_workers", run_workers_in_turn)
     write_lines(data / "b.jsonl", records(20_000))
     weights = save_model(tmp_path / "m") / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")

@@ -8,20 +8,21 @@ from dataclasses import replace
 import msgspec
 import pytest
 from jobs import outputs, records, run, save_model, write_lines
-from pieces import attempt, finish, input_file, manifest, mark, recipe, spans_of, stored_file
-
-from transforms.finish import finish_run
-from transforms.ledger import (
-    RUNS,
-    SUCCESS,
-    clear_finished,
-    fingerprint_of,
-    make_agenda,
-    of_other_inputs,
-    read_ledger,
-    sweep,
-    totals,
+from pieces import (
+    attempt,
+    finish,
+    input_file,
+    manifest,
+    mark,
+    recipe,
+    run_workers_in_turn,
+    spans_of,
+    stored_file,
 )
+
+from transforms.agenda import fingerprint_of, make_agenda
+from transforms.finish import finish_run
+from transforms.ledger import RUNS, SUCCESS, read_ledger, totals
 from transforms.manifest import (
     FINGERPRINT_CELL,
     Counts,
@@ -34,6 +35,7 @@ from transforms.manifest import (
 from transforms.publish import PARTS
 from transforms.read import MARKERS
 from transforms.storage import open_store
+from transforms.sweep import clear_finished, of_other_inputs, sweep
 
 RECIPE = recipe()
 OTHER = recipe(on_bad_record="placeholder")
@@ -165,8 +167,9 @@ def test_a_files_fingerprint_is_the_sum_of_its_spans(file):
     assert fingerprint_of(file) == Fingerprint.add(sums)
 
 
-def test_outputs_that_are_gone_are_made_again_by_child_processes_too(tmp_path):
-    """What children publish is on no record but their markers', though an older run's is there."""
+def test_outputs_that_are_gone_are_made_again_by_workers_too(tmp_path, monkeypatch):
+    """What workers publish is on no record but their markers', though an older run's is there."""
+    monkeypatch.setattr("pipeline.embed.run_workers", run_workers_in_turn)
     model, out = save_model(tmp_path / "m"), tmp_path / "out"
     for name in "ab":
         write_lines(tmp_path / "in" / name, records(4000, seed=ord(name)))

@@ -136,8 +136,8 @@ class _EncodeFn(beam.DoFn):
         self._board = Board(self._board_folder)
 
     def process(self, blocks: list[TokenBlock]) -> Iterator[EncodedBlock]:
-        batch = TokenBatch.concatenate([block.batch for block in blocks])
         self._board.check_stop()
+        batch = TokenBatch.concatenate([block.batch for block in blocks])
         encoded = self._loaded.engine.encode(batch)
         self._encoded.inc(batch.num_records)
         if batch.num_records:

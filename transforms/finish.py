@@ -5,14 +5,14 @@ Inside the graph, so that it also happens where nobody waits for the job.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
 import msgspec
 
 from object2vec.errors import StorageError
 from transforms.ledger import RUNS, SUCCESS, RunManifest, totals
-from transforms.manifest import FileEntry
+from transforms.manifest import ENTRY_DECODER, FileEntry
 from transforms.recipe import Recipe
 from transforms.storage import Store, open_store
 
@@ -63,7 +63,7 @@ class _FinishFn(beam.DoFn):
 
     def _read_carried(self, store: Store) -> list[FileEntry]:
         lines = store.read(self._carried).split(b"\n")[:-1]
-        return [msgspec.json.decode(line, type=FileEntry) for line in lines]
+        return [ENTRY_DECODER.decode(line) for line in lines]
 
 
 def finish_run(store: Store, run: str, recipe: Recipe, entries: Iterable[FileEntry]) -> RunManifest:
@@ -79,12 +79,17 @@ def finish_run(store: Store, run: str, recipe: Recipe, entries: Iterable[FileEnt
     )
     store.put(f"{RUNS}/{run}.json", msgspec.json.format(msgspec.json.encode(manifest), indent=1))
     if all(entry.status == "done" for entry in ordered):
-        success = {
-            "run": run,
-            "model": recipe.model_hash,
-            "options": recipe.hash,
-            "files": len(ordered),
-            "totals": msgspec.to_builtins(manifest.totals),
-        }
-        store.put(SUCCESS, msgspec.json.encode(success) + b"\n")
+        write_success(store, run, recipe, ordered)
     return manifest
+
+
+def write_success(store: Store, run: str, recipe: Recipe, done: Sequence[FileEntry]) -> None:
+    """Writes `_SUCCESS`: every file is done, and this is what they hold together."""
+    success = {
+        "run": run,
+        "model": recipe.model_hash,
+        "options": recipe.hash,
+        "files": len(done),
+        "totals": msgspec.to_builtins(totals(done)),
+    }
+    store.put(SUCCESS, msgspec.json.encode(success) + b"\n")

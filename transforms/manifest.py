@@ -11,6 +11,8 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from transforms.recipe import Recipe
 
 FINGERPRINT_CELL = 256 * 1024
@@ -25,7 +27,7 @@ class InputFile:
       store: root of the store it lies in, a path or URI.
       name: its name below that root.
       size: in bytes, as stored.
-      version: opaque; changes when the file does (mtime and inode, or etag).
+      version: opaque; changes when the file does (mtime, inode and size; or etag).
       output: name of its output below the output directory.
     """
 
@@ -195,7 +197,7 @@ class FileEntry:
       counts: what became of its lines.
       fingerprint: of the input's bytes.
       output_size, output_version, output_sha256: of the published output. The hash is
-        None where the store put the file together by itself.
+        None where an object store put the file together by itself.
       reason: why it failed.
       first_refusals: the first few refusals, lines counted from the file's start.
       digest, deterministic: of the probe.
@@ -213,6 +215,13 @@ class FileEntry:
     first_refusals: tuple[Refusal, ...] = ()
     digest: str = ""
     deterministic: bool = True
+
+
+# Made here, before there are threads: msgspec fills its cache of a type on first use without
+# a lock, and two threads that decode the same new type at once crash the interpreter.
+MARKER_DECODER = msgspec.json.Decoder(Marker)
+ENTRY_DECODER = msgspec.json.Decoder(FileEntry)
+REFUSAL_DECODER = msgspec.json.Decoder(Refusal)
 
 
 class Fingerprint:

@@ -138,7 +138,7 @@ def _refusals(
         if first_line:
             line += block.data.count(b"\n", counted, start)
             counted = start
-        if keep and first_line:
+        if keep and first_line and error.kind != "too_long":  # of that only the head is here
             end = block.data.find(b"\n", start)
             raw = block.data[start : len(block.data) if end < 0 else end]
             if len(raw) <= MAX_KEPT_RECORD_BYTES:

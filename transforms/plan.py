@@ -81,6 +81,9 @@ class PlanLine:
     done: tuple[SpanManifest, ...] = ()
 
 
+_DECODER = msgspec.json.Decoder(PlanLine)  # made before there are threads, see manifest.py
+
+
 def stretches(units: Sequence[Unit], count: int) -> list[tuple[Unit, ...]]:
     """At most `count` runs of neighbouring units, of about equal bytes."""
     total = sum(unit.size + 1 for unit in units)
@@ -105,7 +108,6 @@ def read_plan(output: str, name: str) -> Iterator[PlanLine]:
     Raises:
       StorageError: it is not there: this worker sees another place than the launcher.
     """
-    decoder = msgspec.json.Decoder(PlanLine)
     store = open_store(output)
     found = store.stat(name)
     if found is None:
@@ -116,7 +118,7 @@ def read_plan(output: str, name: str) -> Iterator[PlanLine]:
     for start in range(0, size, step):
         *whole, held = (held + store.read(name, start, min(start + step, size))).split(b"\n")
         for line in whole:
-            yield decoder.decode(line)
+            yield _DECODER.decode(line)
 
 
 class ReadPlan(beam.PTransform):
@@ -146,4 +148,4 @@ def _encoded_lines(output: str, plan: str) -> Iterator[bytes]:
 
 
 def _decode_line(line: bytes) -> PlanLine:
-    return msgspec.json.decode(line, type=PlanLine)
+    return _DECODER.decode(line)

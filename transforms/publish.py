@@ -16,6 +16,7 @@ import msgspec
 from object2vec.errors import StorageError
 from transforms.board import Board
 from transforms.manifest import (
+    REFUSAL_DECODER,
     Counts,
     FileEntry,
     Fingerprint,
@@ -109,6 +110,8 @@ def publish_file(store: Store, recipe: Recipe, manifests: Sequence[SpanManifest]
         )
     _publish_rejected(store, file.output, spans)
     published = store.stat(file.output)
+    if sha256 is None and store.is_local:  # of several parts: nobody has read them in a row
+        sha256 = sha256_of(store, file.output)
     if published is None:
         raise StorageError(f"{file.output}: published, and not there; did something remove it?")
     return FileEntry(
@@ -251,7 +254,7 @@ def _publish_rejected(store: Store, output: str, spans: Sequence[SpanManifest]) 
                     writer.abort()
                     return  # an earlier attempt published them
                 for line in _lines_of(store, manifest.rejected):
-                    refusal = msgspec.json.decode(line, type=Refusal)
+                    refusal = REFUSAL_DECODER.decode(line)
                     writer.write(msgspec.json.encode(_shift(refusal, lines)) + b"\n")
             lines += manifest.counts.lines
         length = writer.tell()

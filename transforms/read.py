@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import apache_beam as beam
-import msgspec
 
 from object2vec.errors import FileError
 from transforms.blocks import cut_lines
 from transforms.board import Board
 from transforms.compression import decompress, detect
-from transforms.manifest import Fingerprint, Marker, Span, SpanManifest, Unit
+from transforms.manifest import MARKER_DECODER, Fingerprint, Span, SpanManifest, Unit
 from transforms.recipe import JSON_DOCUMENT, Recipe
 from transforms.storage import Store, open_store
 
@@ -102,6 +101,8 @@ class _ReadFn(beam.DoFn):
             self._stores[span.file.store] = store
             for block in read_span(store, unit, span, self._recipe):
                 self._board.check_stop()
+                if block.end is not None and block.end.failed is not None:
+                    _LOG.info("set aside: %s", block.end.failed)
                 yield block
 
 
@@ -110,7 +111,7 @@ def load_marker(store: Store, unit: Unit, recipe_hash: str) -> tuple[SpanManifes
     name = f"{MARKERS}/{unit.key(recipe_hash)}.json"
     if store.stat(name) is None:
         return None
-    return msgspec.json.decode(store.read(name), type=Marker).manifests
+    return MARKER_DECODER.decode(store.read(name)).manifests
 
 
 def read_span(store: Store, unit: Unit, span: Span, recipe: Recipe) -> Iterator[Block]:
@@ -126,7 +127,6 @@ def read_span(store: Store, unit: Unit, span: Span, recipe: Recipe) -> Iterator[
             held = Block(unit, span, offset, data, ends_cell, None)
         raw.check_unchanged()
     except FileError as error:
-        _LOG.info("set aside: %s", error)
         failed = FileError(span.file.uri, error.reason, error.offset)
     end = SpanEnd(raw.fingerprint.hexdigest(), None if failed is None else str(failed), ends_unit)
     if held is None:

@@ -42,7 +42,7 @@ class FileStat:
     Attributes:
       name: relative to the store's root.
       size: in bytes.
-      version: opaque; another version means other bytes (mtime and inode on disks, the
+      version: opaque; another version means other bytes (mtime, inode and size on disks, the
         etag on object stores).
     """
 

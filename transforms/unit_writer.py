@@ -225,7 +225,7 @@ class UnitWriter:
     def _report(self, block: EncodedBlock) -> None:
         mine, counts = self._board.mine, block.tokens.counts
         mine.input_bytes = self._written_bytes + _bytes_into(block)
-        mine.records += counts.records
+        mine.records += block.encoded.num_records
         mine.refused += counts.refused
         if block.tokens.refusals and mine.first_refusal is None:
             first, span = block.tokens.refusals[0], block.tokens.span
