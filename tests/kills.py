@@ -7,6 +7,7 @@ kernel's signals, at moments told by what the run has put on the disk.
 
 from __future__ import annotations
 
+import faulthandler
 import itertools
 import multiprocessing
 import os
@@ -162,6 +163,28 @@ def _fork_server() -> Any:
     return context
 
 
+def read_ledger_in_haste(root: str) -> int:
+    """Reads an output's records in a fresh process whose threads change places all the time.
+
+    Returns:
+      The exit code, negative for a signal.
+    """
+    process = _fork_server().Process(target=_read_ledger, args=(root,))
+    process.start()
+    process.join(HANGS_AFTER_S)
+    code: int | None = process.exitcode
+    assert code is not None, "hangs"
+    return code
+
+
+def _read_ledger(root: str) -> None:
+    from transforms.ledger import read_ledger
+    from transforms.storage import open_store
+
+    sys.setswitchinterval(1e-6)
+    assert read_ledger(open_store(root)).markers
+
+
 def _main(
     flags: list[str], environ: dict[str, str], log: str, dies_before: int | str | None
 ) -> None:
@@ -172,9 +195,7 @@ def _main(
     for number in (1, 2):
         os.dup2(file, number)
     os.chdir(ROOT)
-    import faulthandler
-
-    faulthandler.enable()
+    faulthandler.enable()  # should the interpreter itself crash
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
     from pipeline.__main__ import main
 

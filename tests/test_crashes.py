@@ -17,7 +17,7 @@ from pathlib import Path
 import boto3
 import pytest
 from jobs import outputs, records, run, save_model, summary, write_lines
-from kills import Job, Run, save_long_lines, save_slow_model
+from kills import Job, Run, read_ledger_in_haste, save_long_lines, save_slow_model
 
 from transforms.storage import open_store
 
@@ -166,6 +166,13 @@ def identities(job: Job) -> dict[str, tuple[int, int]]:
     """Inode and time of every output: as they are if nobody touched it."""
     stats = {name: (job.output / name).stat() for name in job.reference}
     return {name: (found.st_ino, found.st_mtime_ns) for name, found in stats.items()}
+
+
+def test_many_markers_are_read_by_threads_that_meet(quick_job):
+    """Whoever decodes a type for the first time, msgspec must not do it in two threads."""
+    assert quick_job.start(dies_before="replace _o2v/runs/").wait() == -signal.SIGKILL
+    codes = [read_ledger_in_haste(str(quick_job.output)) for _ in range(10)]
+    assert codes == [0] * 10
 
 
 @pytest.mark.parametrize("flags", [(), ("--unit_bytes=512K",)])

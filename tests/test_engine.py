@@ -5,6 +5,7 @@ import json
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -359,3 +360,26 @@ def test_a_gpu_says_the_same(network, mode):
     actual = Engine(model, device="cuda", preferred_mode=mode).encode(batch)
     for one, other in zip(actual.vectors, expected.vectors, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_callers_of_one_engine_wait_for_one_another(monkeypatch):
+    """torch's settings are those of the process: two callers would undo each other's."""
+    engine = Engine(model_of(encoder("hcnn")), threads=1)
+    inside, most = [], []
+    encode = engine._encode
+
+    def watched(batch):
+        inside.append(batch)
+        most.append(len(inside))
+        try:
+            return encode(batch)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(engine, "_encode", watched)
+    batch = TokenBatch.of(some_sequences(vocab_size=50, longest=30), side=0)
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(engine.encode, [batch] * 12))
+    assert max(most) == 1 and torch.get_num_threads() == before
+    assert all(np.array_equal(r.vectors[0], results[0].vectors[0]) for r in results)

@@ -271,3 +271,37 @@ def test_a_line_over_the_limit_is_refused(model, tmp_path):
     assert (
         run(model=model, input=source, output=tmp_path / "o2", flags=["--max_line_bytes=3M"]) == 0
     )
+
+
+def test_avro_blocks_of_a_document_follow_its_bytes(model, tmp_path):
+    source = tmp_path / "doc.json"
+    source.write_text(json.dumps({"instances": records(16_000, seed=3)}))
+    flags = ["--content_type=application/json", "--accept=avro/binary"]
+    assert run(model=model, input=source, output=tmp_path / "o", flags=flags) == 0
+    with open(tmp_path / "o" / "doc.json.out.avro", "rb") as file:
+        blocks = [block.num_records for block in fastavro.block_reader(file)]
+    assert sum(blocks) == 16_000
+    assert len(blocks) == -(-source.stat().st_size // (256 * 1024))
+
+
+def test_workers_do_not_run_a_package_of_the_current_folder(
+    model, data, reference, tmp_path, monkeypatch, capfd
+):
+    stranger = tmp_path / "here" / "pipeline"
+    stranger.mkdir(parents=True)
+    (stranger / "__init__.py").write_text("")
+    (stranger / "worker.py").write_text("print('a stranger ran')")
+    monkeypatch.chdir(tmp_path / "here")
+    flags = ["--workers=2", "--unit_bytes=256K"]
+    assert run(model=model, input=data, output=tmp_path / "out", flags=flags) == 0
+    assert outputs(tmp_path / "out") == reference
+    told = capfd.readouterr()
+    assert "stranger" not in told.out + told.err and "units are left" not in told.err
+
+
+def test_control_characters_of_names_do_not_reach_the_terminal(model, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "\x1b[31mred\n.jsonl").write_text("nonsense")
+    assert run(model=model, input=tmp_path / "in", output=tmp_path / "out") == 1
+    told = capsys.readouterr().err
+    assert "\x1b" not in told and r"\x1b[31mred\n.jsonl" in told

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from object2vec.errors import FileError, InputError, OutputError
 from transforms.ledger import Ledger
@@ -116,17 +116,16 @@ def _difference(ledger: Ledger, entry: FileEntry, file: InputFile, recipe: Recip
     return None if same else "the content of its input has changed"
 
 
-def fingerprint_of(file: InputFile, start: int = 0, stop: int | None = None) -> str:
-    """The fingerprint of a file, or of a span of it, by reading it.
+def fingerprint_of(file: InputFile) -> str:
+    """The fingerprint of a whole file, by reading it.
 
     Raises:
       FileError: it cannot be read.
     """
-    store, fingerprint, step = open_store(file.store), Fingerprint(start), 8 * 2**20
-    end = file.size if stop is None else stop
-    for position in range(start, end, step):
-        data = store.read(file.name, position, min(position + step, end), file.version)
-        fingerprint.update(data)
+    store, fingerprint, step = open_store(file.store), Fingerprint(0), 8 * 2**20
+    for start in range(0, file.size, step):
+        stop = min(start + step, file.size)
+        fingerprint.update(store.read(file.name, start, stop, file.version))
     return fingerprint.hexdigest()
 
 
@@ -153,11 +152,9 @@ def _usable(
     Their input must be the same, and their bytes must be there: in parts, or published by
     a run that died before it could say so.
     """
-    same = [
-        replace(m, span=replace(m.span, file=file))
-        for m in manifests
-        if m.failed is None and m.piece and _reads_the_same(m, file)
-    ]
+    # By version alone: the last line of a span ends behind it, where its fingerprint does
+    # not reach, so an equal fingerprint would not do.
+    same = [m for m in manifests if m.failed is None and m.piece and m.span.file == file]
     # After another boot bytes may be lost that were never synced; then they are compared.
     # Where the system tells no boots apart, always.
     doubted = [m for m in same if store.is_local and (m.boot_id or "?") != now_boot_id]
@@ -166,19 +163,6 @@ def _usable(
     if len(in_parts) < len(same) and _is_published(store, same):
         return same
     return in_parts
-
-
-def _reads_the_same(manifest: SpanManifest, file: InputFile) -> bool:
-    """Whether a span's input is the file's, by version or else by content."""
-    span = manifest.span
-    if span.file == file:
-        return True
-    if replace(span.file, version=file.version) != file:
-        return False
-    try:
-        return fingerprint_of(file, span.start, span.stop) == manifest.fingerprint
-    except FileError:
-        return False  # it is read again by the run, which says why it cannot be
 
 
 def _has_parts(store: Store, manifest: SpanManifest) -> bool:
