@@ -81,13 +81,16 @@ class Board:
     def total(self) -> Progress:
         """The sum of all processes; memory is the largest, not the sum."""
         total = Progress()
-        if self._folder is None:
+        if self._folder is None or not os.path.isdir(self._folder):
             return total
         for name in sorted(os.listdir(self._folder)):
             if not name.endswith(".json"):
                 continue
-            with open(os.path.join(self._folder, name), "rb") as file:
-                each = msgspec.json.decode(file.read(), type=Progress)
+            try:
+                with open(os.path.join(self._folder, name), "rb") as file:
+                    each = msgspec.json.decode(file.read(), type=Progress)
+            except FileNotFoundError:
+                continue  # taken down while we looked
             total.input_bytes += each.input_bytes
             total.records += each.records
             total.refused += each.refused
@@ -100,12 +103,15 @@ class Board:
 
     def request_stop(self) -> None:
         """Asks every process to stop at its next block. Safe in a signal handler."""
-        if self._folder is not None:
+        if self._folder is not None and os.path.isdir(self._folder):
             os.close(os.open(os.path.join(self._folder, "stop"), os.O_CREAT | os.O_WRONLY, 0o644))
 
     def is_stop_requested(self) -> bool:
-        """Whether someone asked for it."""
-        return self._folder is not None and os.path.exists(os.path.join(self._folder, "stop"))
+        """Whether someone asked for it, or took the board down: a run that forced the lock."""
+        if self._folder is None:
+            return False
+        stop = os.path.join(self._folder, "stop")
+        return os.path.exists(stop) or not os.path.isdir(self._folder)
 
     def check_stop(self) -> None:
         """
