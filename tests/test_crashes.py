@@ -264,10 +264,16 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(big_job, tmp_path):
-    with small_disk(tmp_path / "disk", "20m") as disk:
+def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(big_job, slow_model, data, tmp_path):
+    """Old outputs stay until there is room for the new ones."""
+    old = ("--infer_max_seqlens=3,3",)
+    with small_disk(tmp_path / "disk", "36m") as disk:
         big_job.output = disk / "out"
-        writing = big_job.start()
+        first = big_job.start(*old)
+        assert first.wait() == 0, first.said
+        big_job.older = outputs(big_job.output)
+        assert big_job.older != big_job.reference
+        writing = big_job.start("--overwrite")
         assert writing.until(lambda: big_job.markers() >= 3, look=big_job.look)
         # Someone else fills the disk; the forecast could not know.
         filler = disk / "filler"
@@ -276,11 +282,11 @@ def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(big_job, tmp_path):
                 file.write(b"x" * 4096)
         assert writing.wait(look=big_job.look) == 5
         assert "No space left on device" in writing.said and "Traceback" not in writing.said
-        refused = big_job.start()
+        refused = big_job.start("--overwrite")
         assert refused.wait(look=big_job.look) in (4, 5), refused.said
         assert "No space left" in refused.said or "GiB free" in refused.said
         filler.unlink()
-        big_job.finish()
+        big_job.finish("--overwrite")
         assert summary(big_job.output)["encoded"] < NUM_RECORDS
 
 

@@ -164,6 +164,7 @@ def test_a_failed_file_is_tried_again(place, model):
         assert run_in(place, model) == 1
         assert summary(place / "out")["files_failed"] == 1
         assert not (place / "out" / "bad.jsonl.out").exists()
+        assert not (place / "out" / "_SUCCESS").exists()
     (place / "in" / "bad.jsonl").write_text('{"in0":[1]}\n')
     assert run_in(place, model) == 0
     assert summary(place / "out")["encoded"] == 1

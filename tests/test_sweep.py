@@ -181,3 +181,18 @@ def test_outputs_that_are_gone_are_made_again_by_workers_too(tmp_path, monkeypat
     flags.append("--workers=2")
     assert run(model=model, input=tmp_path / "in", output=out, flags=flags) == 0
     assert outputs(out) == before
+
+
+def test_success_is_not_restored_beside_another_unfinished_job(tmp_path):
+    model = save_model(tmp_path / "m")
+    data = write_lines(tmp_path / "in" / "x.jsonl", records(5))
+    out = tmp_path / "out"
+    assert run(model=model, input=data, output=out) == 0
+    (out / SUCCESS).unlink()
+    store = open_store(str(out))
+    attempt(store, stored_file(tmp_path / "in" / "a.jsonl", TEXT), FINGERPRINT_CELL)
+    assert run(model=model, input=data, output=out) == 0
+    assert not (out / SUCCESS).exists()
+    store.delete_all(MARKERS)
+    assert run(model=model, input=data, output=out) == 0
+    assert (out / SUCCESS).exists()
