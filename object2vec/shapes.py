@@ -50,21 +50,6 @@ class Run:
     members: np.ndarray
 
 
-def canonical_length(needed: int, max_len: int) -> int:
-    """The smallest step, or else `max_len`, that holds `needed` positions.
-
-    Args:
-      needed: positions, 0 to max_len.
-      max_len: the longest length allowed (Tmax), at least 1.
-
-    Raises:
-      ValueError: `needed` is negative or beyond `max_len`.
-    """
-    if not 0 <= needed <= max_len:
-        raise ValueError(f"{needed} positions needed, but 0 to {max_len} are allowed")
-    return next((step for step in STEPS if needed <= step < max_len), max_len)
-
-
 def rows_per_run(length: int, halvings: int = 0) -> int:
     """M for runs of `length` positions: a multiple of 8, at least 8.
 
@@ -108,6 +93,9 @@ def num_positions_needed(lengths_S: np.ndarray, config: EncoderConfig, max_len: 
 
 def plan_runs(needed_S: np.ndarray, max_len: int, halvings: int = 0) -> Iterator[Run]:
     """Groups sequences by canonical length, in arrival order, into full runs.
+
+    The canonical length is the smallest step, or else `max_len`, that holds what a
+    sequence needs.
 
     Args:
       needed_S: int64 [S], the positions each sequence needs, 0 to max_len.

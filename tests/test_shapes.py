@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from object2vec.shapes import (
     STEPS,
-    canonical_length,
     num_positions_needed,
     plan_runs,
     rows_per_run,
@@ -37,17 +36,19 @@ def test_the_steps_are_those_of_the_design():
     ]
 
 
+def canonical_length(needed, max_len):
+    return min(step for step in (*STEPS, max_len) if needed <= step <= max_len)
+
+
 @pytest.mark.parametrize("max_len", [1, 7, 8, 9, 30, 100, 128, 4096, 5000])
-def test_the_canonical_length_is_the_smallest_step_or_the_longest_allowed(max_len):
+def test_the_length_of_a_run_is_the_smallest_step_or_the_longest_allowed(max_len):
     for needed in {0, 1, max_len, *range(0, max_len + 1, max(1, max_len // 200))}:
-        fitting = [step for step in (*STEPS, max_len) if needed <= step <= max_len]
-        assert canonical_length(needed, max_len) == min(fitting)
+        (run,) = plan_runs(np.array([needed]), max_len)
+        assert run.length == canonical_length(needed, max_len)
 
 
 @pytest.mark.parametrize("needed", [-1, 31])
 def test_a_need_beyond_the_longest_is_refused(needed):
-    with pytest.raises(ValueError, match="0 to 30 are allowed"):
-        canonical_length(needed, 30)
     with pytest.raises(ValueError, match="30 are allowed"):
         list(plan_runs(np.array([3, needed]), 30))
 

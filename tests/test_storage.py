@@ -182,7 +182,7 @@ def test_a_writer_publishes_only_by_closing(store: Store) -> None:
     with pytest.raises(KeyError), store.create("p/failed") as failed:
         failed.write(b"ab")
         raise KeyError
-    store.create("p/empty").close(sync=True)
+    store.create("p/empty").close()
     assert names(store) == ["p/closed", "p/empty"]
     assert store.read("p/empty") == b""
 

@@ -16,8 +16,7 @@ import shutil
 import stat as stat_bits
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from object2vec.errors import FileError, InputError, StorageError
 from transforms.storage import (
@@ -231,7 +230,7 @@ class Disk(Store):
                 os.unlink(temp)
 
 
-class _DiskWriter:
+class _DiskWriter(PartWriter):
     """A growing file. Unbuffered: what `write` took is in the page cache, and in `tell`."""
 
     def __init__(self, path: str) -> None:
@@ -246,13 +245,11 @@ class _DiskWriter:
     def tell(self) -> int:
         return self._size
 
-    def close(self, sync: bool = False) -> None:
+    def close(self) -> None:
         if self._file.closed:
             return
-        with _errors("close", self._path), self._file:
-            if sync:
-                os.fsync(self._file.fileno())
-                _sync_folder(os.path.dirname(self._path))
+        with _errors("close", self._path):
+            self._file.close()
 
     def abort(self) -> None:
         if self._file.closed:
@@ -260,20 +257,6 @@ class _DiskWriter:
         with _errors("remove", self._path), suppress(FileNotFoundError):
             self._file.close()
             os.unlink(self._path)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
 
 
 def copy_range(source: int, target: int, offset: int, length: int) -> int:

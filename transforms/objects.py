@@ -14,8 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import obstore
 import tenacity
@@ -315,7 +314,7 @@ class _RangeRefused(Exception):
     """The object ends before the range begins."""
 
 
-class _ObjectWriter:
+class _ObjectWriter(PartWriter):
     """A multipart upload, or one put if it stays small; the object appears with `close`."""
 
     def __init__(self, writer: Any, text: Callable[[str, BaseException], str]) -> None:
@@ -338,7 +337,7 @@ class _ObjectWriter:
     def tell(self) -> int:
         return self._size
 
-    def close(self, sync: bool = False) -> None:
+    def close(self) -> None:
         if not self._open:
             return
         self._open = False
@@ -355,20 +354,6 @@ class _ObjectWriter:
         # If even this fails the upload stays open, invisible, for `sweep`.
         with suppress(BaseError, OSError):
             self._writer.__exit__(InterruptedError, gone, None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
 
 
 def _is_passing(error: BaseException) -> bool:

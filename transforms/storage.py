@@ -26,7 +26,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from object2vec.errors import UsageError
 
@@ -60,13 +60,14 @@ class Piece:
     length: int
 
 
-class PartWriter(Protocol):
+class PartWriter(ABC):
     """A file being written. It exists when `close` has returned, never before.
 
     (On disks the growing part has its name from the start; nobody looks for it there.)
     As a context manager it closes at the end of the block and aborts on an exception.
     """
 
+    @abstractmethod
     def write(self, data: Buffer) -> None:
         """Appends all of `data`.
 
@@ -74,31 +75,35 @@ class PartWriter(Protocol):
           StorageError: it could not be written.
         """
 
+    @abstractmethod
     def tell(self) -> int:
         """Bytes written so far."""
 
-    def close(self, sync: bool = False) -> None:
-        """Completes the file.
-
-        Args:
-          sync: on disks, also waits until bytes and name would survive a power loss.
-            Object stores always do.
+    @abstractmethod
+    def close(self) -> None:
+        """Completes the file. On disks it may not survive a power loss: `publish` syncs.
 
         Raises:
           StorageError: it could not be completed; nothing is visible.
         """
 
+    @abstractmethod
     def abort(self) -> None:
         """Gives up: nothing stays. Harmless after `close` or another `abort`."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None: ...
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
 
 
 class Store(ABC):
