@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,18 @@ class EncoderConfig:
         equals enc_dim.
       enc_dim: length of a vector, 4 to 10000; even for bilstm, divisible by layers for
         hcnn.
-      max_seq_len: in ids, 1 to 5000; what is longer keeps its head.
+      max_seq_len: in ids, 1 to 5000; what is longer keeps its head. Not below
+        `min_seq_len`.
       layers: 1 to 4; 0 means SageMaker's `auto`: 4 for hcnn, 1 for bilstm. Always 0 for
         a pooled encoder, which has none.
       cnn_filter_width: 1 to 9; 0 means 3. Always 0 where there is no convolution.
       padding_id: this id counts as no token: its embedding is zero.
       out_of_range: `clip` reads the first or the last row for an id outside the
         vocabulary; `error` refuses the record.
+      cnn_padding: zeros that each convolution adds at either end, 0 to the filter's
+        width - 1; None means width // 2. Always None where there is no convolution.
+      reads_padding: whether a bilstm's LSTMs step through the padding up to the longest
+        sequence allowed, as those of SageMaker's graphs do. Always False elsewhere.
 
     Raises:
       ValueError: a value is out of its range, or does not go with another.
@@ -57,6 +62,8 @@ class EncoderConfig:
     cnn_filter_width: int = 0
     padding_id: int = 0
     out_of_range: str = "error"
+    cnn_padding: int | None = None
+    reads_padding: bool = False
 
     def __post_init__(self) -> None:
         pooled = self.network == "pooled_embedding"
@@ -86,6 +93,47 @@ class EncoderConfig:
             )
         if self.network == "bilstm" and self.enc_dim % 2:
             raise ValueError(f"enc_dim is {self.enc_dim}; bilstm needs an even number")
+        self._check_padding()
+
+    def _check_padding(self) -> None:
+        if not isinstance(self.reads_padding, bool):
+            raise ValueError("reads_padding must be true or false")
+        if self.reads_padding and self.network != "bilstm":
+            raise ValueError(f"reads_padding is for bilstm alone, not for {self.network}")
+        if self.cnn_padding is not None:
+            if self.network != "hcnn":
+                raise ValueError(f"cnn_padding is for hcnn alone, not for {self.network}")
+            _within("cnn_padding", self.cnn_padding, 0, self.cnn_filter_width - 1)
+            if self.cnn_padding == self.cnn_filter_width // 2:
+                object.__setattr__(self, "cnn_padding", None)
+        if self.max_seq_len < self.min_seq_len:
+            raise ValueError(
+                f"max_seq_len is {self.max_seq_len}; {self.layers} convolutions of width"
+                f" {self.cnn_filter_width} and padding {self.num_zeros} need {self.min_seq_len}"
+            )
+
+    @property
+    def num_zeros(self) -> int:
+        """Zeros that each convolution adds at either end; 0 where there is none."""
+        return self.cnn_filter_width // 2 if self.cnn_padding is None else self.cnn_padding
+
+    @property
+    def min_seq_len(self) -> int:
+        """The shortest longest sequence: of fewer positions, convolutions leave none."""
+        num_lost = self.cnn_filter_width - 1 - 2 * self.num_zeros  # positions, in each layer
+        return 1 + self.layers * num_lost if self.network == "hcnn" and num_lost > 0 else 1
+
+    def to_json(self) -> dict[str, Any]:
+        """The values as JSON knows them; those added later only where they say something.
+
+        So a model without them keeps the hash it had before there were any.
+        """
+        values = dataclasses.asdict(self)
+        return {k: v for k, v in values.items() if k not in _ADDED or v != _ADDED[k]}
+
+
+_ADDED = {"cnn_padding": None, "reads_padding": False}
+"""Settings that format version 1 began without, and their values then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +199,17 @@ class ModelConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The values as JSON knows them."""
-        return {**dataclasses.asdict(self), "comparator_list": list(self.comparator_list)}
+        return {
+            **dataclasses.asdict(self),
+            "encoders": [encoder.to_json() for encoder in self.encoders],
+            "comparator_list": list(self.comparator_list),
+        }
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> ModelConfig:
         """Reads back what `to_json` gave. Every key must be there, and no other.
+
+        `cnn_padding` and `reads_padding` may be missing.
 
         Raises:
           ValueError: a key is missing or unknown (named), or a value is wrong.
@@ -167,7 +221,7 @@ class ModelConfig:
             raise ValueError("comparator_list must be a list")
         names = {field.name for field in dataclasses.fields(EncoderConfig)}
         for side, encoder in enumerate(document["encoders"]):
-            check_keys(encoder, names, f"encoder {side}")
+            check_keys(encoder, names, f"encoder {side}", _ADDED)
         encoders = tuple(EncoderConfig(**encoder) for encoder in document["encoders"])
         return cls(**{**document, "encoders": encoders})
 
@@ -255,15 +309,16 @@ class StoredConfig:
         return stored
 
 
-def check_keys(document: Any, names: set[str], where: str) -> None:
-    """Refuses an object whose keys are not exactly `names`.
+def check_keys(document: Any, names: set[str], where: str, optional: Collection[str] = ()) -> None:
+    """Refuses an object whose keys are not exactly `names`, the optional ones apart.
 
     Raises:
       ValueError: it is no object; or names the keys that are unknown or missing.
     """
     if not isinstance(document, Mapping):
         raise ValueError(f"{where} is not an object")
-    for verdict, keys in (("unknown", set(document) - names), ("missing", names - set(document))):
+    missing = names - set(document) - set(optional)
+    for verdict, keys in (("unknown", set(document) - names), ("missing", missing)):
         if keys:
             raise ValueError(f"{verdict} in {where}: {', '.join(sorted(map(str, keys)))}")
 

@@ -12,16 +12,20 @@ inside an operator* does change `conv1d` on Zen 5, so the engine always runs wit
 gives whole runs to its threads instead.
 
 Shapes: M sequences, N ids in all, T positions, V vocabulary, E embedding, F filters,
-H half of D, D vector.
+H half of D, D vector, K states.
 """
 
 from __future__ import annotations
+
+import threading
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from object2vec.config import EncoderConfig
+from object2vec.shapes import ROW_STEP
 
 
 class PooledEncoder(nn.Module):
@@ -35,7 +39,7 @@ class PooledEncoder(nn.Module):
         """Encodes ragged sequences.
 
         Args:
-          values_N: int32 [N], ids *without* padding ids.
+          values_N: int32 [N], rows of the table: ids *without* padding ids.
           starts_M1: int32 [M + 1], where each sequence starts; the last entry is N.
 
         Returns:
@@ -56,6 +60,10 @@ class HcnnEncoder(nn.Module):
     The maximum goes over the padding as well, as SageMaker's does: the embedding of
     padding is zero, but what the biases make of it is not. `shapes.num_positions_needed`
     says how much padding makes the result independent of more of it.
+
+    Args:
+      config: with an even width, or another `cnn_padding` than half the width, each layer
+        is longer or shorter than the one before.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -63,13 +71,12 @@ class HcnnEncoder(nn.Module):
         self.padding_id = config.padding_id
         self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.token_embedding_dim))
         width, num_filters = config.cnn_filter_width, config.enc_dim // config.layers
-        # With an even width, each layer is one position longer than the one before.
         self.convolutions = nn.ModuleList(
             nn.Conv1d(
                 config.token_embedding_dim if layer == 0 else num_filters,
                 num_filters,
                 width,
-                padding=width // 2,
+                padding=config.num_zeros,
             )
             for layer in range(config.layers)
         )
@@ -78,7 +85,7 @@ class HcnnEncoder(nn.Module):
         """Encodes padded sequences.
 
         Args:
-          ids_MT: int32 [M, T], padded with padding_id.
+          ids_MT: int32 [M, T], as in a TokenBatch; padded with padding_id.
           lengths_M: int64 [M]; not read, since padding is told by its id.
 
         Returns:
@@ -116,7 +123,8 @@ class BilstmEncoder(nn.Module):
         """Encodes padded sequences.
 
         Args:
-          ids_MT: int32 [M, T]; what stands beyond a row's length is not read.
+          ids_MT: int32 [M, T], as in a TokenBatch; what stands beyond a row's length is
+            not read.
           lengths_M: int64 [M], 0 to T; padding ids at the end of a row may be in it.
 
         Returns:
@@ -133,9 +141,98 @@ class BilstmEncoder(nn.Module):
             ahead_MTH, _ = ahead(hidden_MTD)
             mirrored_MTH, _ = back(_take(hidden_MTD, mirror_MT))
             hidden_MTD = torch.cat([ahead_MTH, _take(mirrored_MTH, mirror_MT)], dim=2)
-        hidden_MTD = hidden_MTD.masked_fill_(~is_token_MT.unsqueeze(2), -torch.inf)
-        peak_MD = hidden_MTD.amax(dim=1)
-        return _without_minus_zero(peak_MD.masked_fill_(lengths_M.unsqueeze(1) == 0, 0.0))
+        return _peak_of_tokens(hidden_MTD, is_token_MT)
+
+
+class PaddedBilstmEncoder(BilstmEncoder):
+    """The same weights, but padding is read, as SageMaker's graphs read it.
+
+    A sequence is padded to the longest length allowed, and both LSTMs step through all of
+    it, the backward one through the padding first:
+
+        forward    a b c . . . .  ->         only tokens count in the maximum, so what
+        backward   a b c . . . .  <-         comes after the last one changes nothing
+
+    What k steps through padding make of an LSTM depends on no record. So, of one layer,
+    the backward LSTM starts at the last token, from its state after k steps, out of a
+    table. In a second layer the padding is no longer zero: there, all of it is run.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        self._states = _PaddingStates()
+
+    def forward(  # type: ignore[override]
+        self, ids_MT: Tensor, lengths_M: Tensor, tails_M: Tensor
+    ) -> Tensor:
+        """Encodes padded sequences.
+
+        Args:
+          ids_MT: int32 [M, T], as in a TokenBatch; padded with padding_id.
+          lengths_M: int64 [M], 0 to T; padding ids at the end of a row may be in it.
+          tails_M: int64 [M], how many positions of padding follow that length up to the
+            longest one allowed. Of several layers, T *is* the longest.
+
+        Returns:
+          float32 [M, D].
+        """
+        steps_T = torch.arange(ids_MT.shape[1], device=ids_MT.device)
+        is_token_MT = ids_MT != self.padding_id
+        hidden_MTD = _embed(ids_MT, self.embedding, self.padding_id)
+        if len(self.forwards) > 1:
+            for ahead, back in zip(self.forwards, self.backwards, strict=True):
+                ahead_MTH, _ = ahead(hidden_MTD)
+                mirrored_MTH, _ = back(hidden_MTD.flip(1))
+                hidden_MTD = torch.cat([ahead_MTH, mirrored_MTH.flip(1)], dim=2)
+            return _peak_of_tokens(hidden_MTD, is_token_MT)
+
+        ends_M = ((steps_T + 1) * is_token_MT).amax(dim=1)  # through the last token
+        mirror_MT = (ends_M.unsqueeze(1) - 1 - steps_T).where(
+            steps_T < ends_M.unsqueeze(1), steps_T
+        )
+        ahead, back = self.forwards[0], cast(nn.LSTM, self.backwards[0])
+        start = self._states.after(lengths_M + tails_M - ends_M, back)
+        ahead_MTH, _ = ahead(hidden_MTD)
+        mirrored_MTH, _ = back(_take(hidden_MTD, mirror_MT), start)
+        hidden_MTD = torch.cat([ahead_MTH, _take(mirrored_MTH, mirror_MT)], dim=2)
+        return _peak_of_tokens(hidden_MTD, is_token_MT)
+
+
+class _PaddingStates:
+    """The states of an LSTM after 0, 1, 2, ... steps through padding, made when needed.
+
+    A step always has the same shape, so that a state's bits do not depend on how many
+    were asked for at a time.
+    """
+
+    def __init__(self) -> None:
+        self._table_K2H: Tensor | None = None
+
+    def after(self, steps_M: Tensor, lstm: nn.LSTM) -> tuple[Tensor, Tensor]:
+        """What the LSTM, of one layer, goes on from after `steps_M` steps: both [1, M, H]."""
+        with _GROWING:
+            if self._table_K2H is None:
+                self._table_K2H = torch.zeros(1, 2, lstm.hidden_size, device=steps_M.device)
+            self._table_K2H = table_K2H = _grown(self._table_K2H, lstm, int(steps_M.max()) + 1)
+        states_2MH = table_K2H[steps_M].transpose(0, 1).contiguous()
+        return states_2MH[:1], states_2MH[1:]
+
+
+_GROWING = threading.Lock()
+"""Held while a table of states grows: threads share the encoders."""
+
+
+def _grown(table_K2H: Tensor, lstm: nn.LSTM, num_states: int) -> Tensor:
+    """The table with at least so many states."""
+    # Fewer rows than 8 take other code paths, see shapes.py. All of them are equal.
+    zeros_MTE = table_K2H.new_zeros(ROW_STEP, 1, lstm.input_size)
+    last_2MH = table_K2H[-1].unsqueeze(1).repeat(1, ROW_STEP, 1)
+    h_1MH, c_1MH = last_2MH[:1], last_2MH[1:]
+    states = [table_K2H]
+    for _ in range(len(table_K2H), num_states):
+        _, (h_1MH, c_1MH) = lstm(zeros_MTE, (h_1MH, c_1MH))
+        states.append(torch.stack([h_1MH[:, 0], c_1MH[:, 0]], dim=1))
+    return torch.cat(states) if len(states) > 1 else table_K2H
 
 
 Encoder = PooledEncoder | HcnnEncoder | BilstmEncoder
@@ -146,15 +243,23 @@ def build_encoder(config: EncoderConfig) -> Encoder:
     networks: dict[str, type[Encoder]] = {
         "pooled_embedding": PooledEncoder,
         "hcnn": HcnnEncoder,
-        "bilstm": BilstmEncoder,
+        "bilstm": PaddedBilstmEncoder if config.reads_padding else BilstmEncoder,
     }
     return networks[config.network](config)
 
 
 def _embed(ids_MT: Tensor, table_VE: Tensor, padding_id: int) -> Tensor:
     """float32 [M, T, E], zero where the id is padding."""
-    embedded_MTE = functional.embedding(ids_MT, table_VE)
+    rows_MT = ids_MT.masked_fill(ids_MT == len(table_VE), padding_id)  # see TokenBatch
+    embedded_MTE = functional.embedding(rows_MT, table_VE)
     return embedded_MTE.masked_fill_((ids_MT == padding_id).unsqueeze(2), 0.0)
+
+
+def _peak_of_tokens(hidden_MTD: Tensor, is_token_MT: Tensor) -> Tensor:
+    """float32 [M, D], the maximum over the tokens, zero where there is none. In place."""
+    peak_MD = hidden_MTD.masked_fill_(~is_token_MT.unsqueeze(2), -torch.inf).amax(dim=1)
+    has_tokens_M1 = is_token_MT.any(dim=1).unsqueeze(1)
+    return _without_minus_zero(peak_MD.masked_fill_(~has_tokens_M1, 0.0))
 
 
 def _take(hidden_MTH: Tensor, index_MT: Tensor) -> Tensor:

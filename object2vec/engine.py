@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from object2vec.config import MAX_SEQ_LEN
+from object2vec.config import MAX_SEQ_LEN, EncoderConfig
 from object2vec.device import choose_device, exact_numerics, placement
 from object2vec.errors import DeviceError
 from object2vec.probe import Probe, run_probe
@@ -49,7 +49,8 @@ class Engine:
       model: what to run. On the CPU its weights are shared, not copied.
       device: `auto` takes a GPU if there is one.
       threads: how many runs are computed at a time on a CPU; at least 1.
-      max_seq_lens: longest sequence of each side, 1 to 5000; None takes the model's.
+      max_seq_lens: longest sequence of each side, 1 to 5000, not below what the encoder
+        can run; None takes the model's.
       preferred_mode: `embedding`, `classification` or None; see `device.placement`.
 
     Attributes:
@@ -81,6 +82,12 @@ class Engine:
         for length in max_seq_lens:
             if not 1 <= length <= MAX_SEQ_LEN:
                 raise ValueError(f"max_seq_lens: {length} is outside 1 to {MAX_SEQ_LEN}")
+        for side, encoder in enumerate(model.config.encoders):
+            if max_seq_lens[side] < encoder.min_seq_len:
+                raise ValueError(
+                    f"max_seq_lens: encoder {side} cannot run at {max_seq_lens[side]} positions;"
+                    f" its convolutions leave nothing of fewer than {encoder.min_seq_len}"
+                )
         self.config = model.config
         self.max_seq_lens: tuple[int, int] = max_seq_lens
         self.device = choose_device(device, torch.cuda.is_available())
@@ -96,8 +103,9 @@ class Engine:
         """Embeds the records of one side and scores the pairs.
 
         Args:
-          batch: records whose ids lie in the vocabulary and whose sequences are not
-            longer than max_seq_lens; the parser sees to both.
+          batch: records whose ids lie in the vocabulary (or are its size, see
+            TokenBatch) and whose sequences are not longer than max_seq_lens; the parser
+            sees to both.
 
         Returns:
           What the model says to each record: float32, C-contiguous.
@@ -161,9 +169,9 @@ class Engine:
 
         def plan(halvings: int) -> Iterable[_Job]:
             if config.network == "pooled_embedding":
-                return _plan_bags(module, ids, config.padding_id, halvings, self._threads)
+                return _plan_bags(module, ids, config, halvings, self._threads)
             runs = plan_runs(needed_S, max_len, halvings)
-            return (_padded_job(module, ids, config.padding_id, run) for run in runs)
+            return (_padded_job(module, ids, config, max_len, run) for run in runs)
 
         self._fill(out_SD, plan, self.placement.encoders)
         return out_SD
@@ -287,7 +295,7 @@ class _Ids:
                 " truncate it first"
             )
         # On a GPU, an id outside the table would end the process's use of it.
-        if len(self.values_N) and not 0 <= self.values_N.min() <= self.values_N.max() < vocab_size:
+        if len(self.values_N) and not 0 <= self.values_N.min() <= self.values_N.max() <= vocab_size:
             raise ValueError(
                 f"ids of in{side} lie between {self.values_N.min()} and {self.values_N.max()},"
                 f" the vocabulary between 0 and {vocab_size - 1}; clip or refuse them first"
@@ -295,30 +303,35 @@ class _Ids:
 
 
 def _plan_bags(
-    module: torch.nn.Module, ids: _Ids, padding_id: int, halvings: int, threads: int
+    module: torch.nn.Module, ids: _Ids, config: EncoderConfig, halvings: int, threads: int
 ) -> Iterator[_Job]:
     """Cuts ragged sequences into runs. How they are cut changes no bit: bags are sums."""
     num_sequences = len(ids.lengths_S)
     num_rows = max(ROW_STEP, min(_BAG_ROWS, -(-num_sequences // threads)) >> halvings)
     for start in range(0, num_sequences, num_rows):
         rows = np.arange(start, min(start + num_rows, num_sequences))
-        yield _bag_job(module, ids, padding_id, rows)
+        yield _bag_job(module, ids, config, rows)
 
 
-def _bag_job(module: torch.nn.Module, ids: _Ids, padding_id: int, rows: np.ndarray) -> _Job:
+def _bag_job(module: torch.nn.Module, ids: _Ids, config: EncoderConfig, rows: np.ndarray) -> _Job:
     def inputs() -> tuple[np.ndarray, ...]:
         ends = np.cumsum(ids.lengths_S[rows])
         first = int(ids.starts_S[rows[0]])
         values = ids.values_N[first : first + int(ends[-1])]
-        is_token = values != padding_id
+        is_token = values != config.padding_id
         before = np.concatenate([[0], np.cumsum(is_token)])
         starts = before[np.concatenate([[0], ends])]
-        return values[is_token], starts.astype(np.int32)
+        rows_N = values[is_token]
+        if rows_N.max(initial=0) == config.vocab_size:  # rare, and looked for faster than done
+            rows_N[rows_N == config.vocab_size] = config.padding_id
+        return rows_N, starts.astype(np.int32)
 
     return _Job(len(rows), rows, module, inputs)
 
 
-def _padded_job(module: torch.nn.Module, ids: _Ids, padding_id: int, run: Run) -> _Job:
+def _padded_job(
+    module: torch.nn.Module, ids: _Ids, config: EncoderConfig, max_len: int, run: Run
+) -> _Job:
     def inputs() -> tuple[np.ndarray, ...]:
         lengths_M = np.zeros(run.num_rows, np.int64)
         lengths_M[: len(run.members)] = ids.lengths_S[run.members]
@@ -326,8 +339,10 @@ def _padded_job(module: torch.nn.Module, ids: _Ids, padding_id: int, run: Run) -
         starts_M[: len(run.members)] = ids.starts_S[run.members]
         steps_T = np.arange(run.length)
         is_real_MT = steps_T < lengths_M[:, None]
-        ids_MT = np.full((run.num_rows, run.length), padding_id, np.int32)
+        ids_MT = np.full((run.num_rows, run.length), config.padding_id, np.int32)
         ids_MT[is_real_MT] = ids.values_N[(starts_M[:, None] + steps_T)[is_real_MT]]
+        if config.reads_padding:
+            return ids_MT, lengths_M, max_len - lengths_M
         return ids_MT, lengths_M
 
     return _Job(run.num_rows, run.members, module, inputs)

@@ -20,13 +20,15 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from object2vec.config import ModelConfig, StoredConfig
+from object2vec.cache import content_hash
+from object2vec.config import EncoderConfig, ModelConfig, StoredConfig
 from object2vec.encoders import build_encoder
 from object2vec.engine import Engine
 from object2vec.errors import ModelError
 from object2vec.folder import WEIGHTS_FILE, write_folder
+from object2vec.sagemaker.importer import converted
 from object2vec.scorer import Scorer
-from object2vec.tokens import PAIR, TokenBatch
+from object2vec.tokens import PAIR, TokenBatch, clipped
 
 Ids = Sequence[int] | np.ndarray
 
@@ -114,20 +116,27 @@ class Object2Vec:
         return cls.from_weights(config, weights)
 
     @classmethod
-    def load(cls, path: str | Path) -> Object2Vec:
-        """Loads a model directory. Its weights stay in the file, mapped into memory.
+    def load(cls, path: str | Path, max_seq_lens: tuple[int, int] | None = None) -> Object2Vec:
+        """Loads a model directory, or a `model.tar.gz` that SageMaker wrote.
 
-        Replace the file by rename if you must; written over in place, it would change
-        the loaded model, and cut off, it would end the process.
+        The weights stay in their file, mapped into memory. Replace the file by rename if
+        you must; written over in place, it would change the loaded model, and cut off, it
+        would end the process. An archive is first converted into the cache, once.
+
+        Args:
+          path: of the directory or the archive.
+          max_seq_lens: longest sequences, for an archive that does not say them itself.
 
         Raises:
-          ModelError: a file is missing or damaged, or does not go with the others.
+          ModelError: a file is missing or damaged, or does not go with the others; or the
+            archive holds something that cannot be run.
         """
+        if Path(path).is_file():
+            path = converted(Path(path), max_seq_lens)
         stored = StoredConfig.load(path)
         file = Path(path) / WEIGHTS_FILE
         try:
-            with file.open("rb") as opened:
-                found = hashlib.file_digest(opened, "sha256").hexdigest()
+            found = content_hash(file)
         except OSError as error:
             raise ModelError(
                 f"{file}: {error.strerror or error}; weights are read from {WEIGHTS_FILE} alone,"
@@ -154,7 +163,8 @@ class Object2Vec:
         Raises:
           ModelError: the place is taken by something that is no model directory.
         """
-        write_folder(Path(path), self.config, self.weights())
+        arrays = {name: tensor.numpy() for name, tensor in self.weights().items()}
+        write_folder(Path(path), self.config, arrays)
 
     @property
     def hash(self) -> str:
@@ -248,8 +258,7 @@ class Object2Vec:
             raise ValueError(f"side is {side!r}; it must be 0 or 1")
         config, max_len = self.config.encoders[side], engine.max_seq_lens[side]
         return [
-            _checked_ids(f"{name}[{i}]", ids, config.vocab_size, config.out_of_range, max_len)
-            for i, ids in enumerate(sequences)
+            _checked_ids(f"{name}[{i}]", ids, config, max_len) for i, ids in enumerate(sequences)
         ]
 
 
@@ -293,10 +302,8 @@ def _side_by_side(sequences: list[np.ndarray], kinds: list[int]) -> TokenBatch:
     return TokenBatch(values_N, starts_S1, kinds_R, np.arange(len(kinds)))
 
 
-def _checked_ids(
-    name: str, ids: Ids, vocab_size: int, out_of_range: str, max_len: int
-) -> np.ndarray:
-    """int32, at most max_len, all inside the vocabulary."""
+def _checked_ids(name: str, ids: Ids, config: EncoderConfig, max_len: int) -> np.ndarray:
+    """int32, at most max_len, as they stand in a TokenBatch."""
     try:
         array = np.asarray(ids)
     except ValueError:  # lists of unequal lengths
@@ -310,10 +317,10 @@ def _checked_ids(
     array = array[:max_len]
     if array.dtype != np.uint64:  # small types cannot be clipped to a large vocabulary
         array = array.astype(np.int64)
-    outside = np.flatnonzero((array < 0) | (array >= vocab_size))
-    if len(outside) and out_of_range == "error":
+    outside = np.flatnonzero((array < 0) | (array >= config.vocab_size))
+    if len(outside) and config.out_of_range == "error":
         raise ValueError(
             f"{name}[{outside[0]}] is {array[outside[0]]}, but the vocabulary has ids 0 to"
-            f" {vocab_size - 1}; were the ids made for another model?"
+            f" {config.vocab_size - 1}; were the ids made for another model?"
         )
-    return array.clip(0, vocab_size - 1).astype(np.int32)
+    return clipped(array, config.vocab_size, config.padding_id).astype(np.int32)

@@ -37,7 +37,7 @@ from object2vec.refusals import (
     refusal,
     refuse_unread,
 )
-from object2vec.tokens import IN0, IN1, PAIR, TokenBatch
+from object2vec.tokens import IN0, IN1, PAIR, TokenBatch, clipped
 
 _BOM = b"\xef\xbb\xbf"
 _SIDES = ("in0", "in1")
@@ -68,6 +68,7 @@ class Limits:
       max_seq_lens: of in0 and in1, in ids; longer sequences keep their head.
       clips: per side, what becomes of ids outside the vocabulary: True takes the
         nearest id, False refuses the record.
+      padding_ids: of in0 and in1. An id that was clipped is never padding.
       max_line_bytes: of a line without its newline, or of an instance of a document.
 
     Raises:
@@ -77,11 +78,17 @@ class Limits:
     vocab_sizes: tuple[int, int]
     max_seq_lens: tuple[int, int]
     clips: tuple[bool, bool]
+    padding_ids: tuple[int, int]
     max_line_bytes: int = 6 * 2**20
 
     def __post_init__(self) -> None:
-        if not all(1 <= size <= 2**31 for size in self.vocab_sizes):
-            raise ValueError(f"vocab_sizes are {self.vocab_sizes}; each must be 1 to 2^31")
+        # The size itself is an id of a TokenBatch, too, and those have 32 bits.
+        if not all(1 <= size < 2**31 for size in self.vocab_sizes):
+            raise ValueError(f"vocab_sizes are {self.vocab_sizes}; each must be 1 to 2^31 - 1")
+        if not all(0 <= i < n for i, n in zip(self.padding_ids, self.vocab_sizes, strict=True)):
+            raise ValueError(
+                f"padding_ids are {self.padding_ids}; each must be an id of its vocabulary"
+            )
         if not all(length >= 1 for length in self.max_seq_lens):
             raise ValueError(f"max_seq_lens are {self.max_seq_lens}; each must be at least 1")
         if self.max_line_bytes < 1:
@@ -93,7 +100,7 @@ class Parsed:
     """What became of a block. Every line is a record of `batch` or one of `errors`.
 
     Attributes:
-      batch: the good records in order, cut to their length, ids in the vocabulary.
+      batch: the good records in order, cut to their length, their ids clipped.
       errors: one per refused line, in order of their offsets.
       num_lines: lines (or instances) in the block: records + errors.
       num_truncated: records of `batch` that lost the tail of a sequence.
@@ -117,7 +124,7 @@ def parse_lines(block: bytes, base: int, limits: Limits) -> Parsed:
       limits: of the model and the options.
 
     Example:
-      >>> limits = Limits((50, 50), (100, 100), (False, False))
+      >>> limits = Limits((50, 50), (100, 100), (False, False), (0, 0))
       >>> parsed = parse_lines(b'{"in0":[7,8]}\n{"in0":[7.0]}\n', 1000, limits)
       >>> parsed.batch.values_N.tolist(), parsed.batch.offsets_R.tolist()
       ([7, 8], [1000])
@@ -142,7 +149,7 @@ def parse_document(document: bytes, limits: Limits) -> Parsed:
         UTF-8, not JSON, nested too deep, no list of instances or two of them.
 
     Example:
-      >>> limits = Limits((50, 50), (100, 100), (False, False))
+      >>> limits = Limits((50, 50), (100, 100), (False, False), (0, 0))
       >>> parse_document(b'{"instances":[{"in1":[7]}]}', limits).batch.offsets_R.tolist()
       [14]
     """
@@ -311,8 +318,9 @@ def _batch(
         keep_S = keep_R[record_of_S]
         keep_N = np.repeat(keep_S, lengths_S)
         num_out_of_range = int((is_out_N & keep_N).sum())
-        last_N = np.repeat(vocab_S, lengths_S) - 1
-        values_N = np.clip(values_N, 0, last_N)[keep_N]
+        vocab_N = np.repeat(vocab_S, lengths_S)
+        padding_N = np.repeat(np.array(limits.padding_ids)[sides_S], lengths_S)
+        values_N = clipped(values_N, vocab_N, padding_N)[keep_N]
         lengths_S, record_of_S, is_cut_S = (
             lengths_S[keep_S],
             record_of_S[keep_S],

@@ -72,9 +72,23 @@ def _halved(num_rows: int, halvings: int) -> int:
 def num_positions_needed(lengths_S: np.ndarray, config: EncoderConfig, max_len: int) -> np.ndarray:
     """The fewest positions that give each sequence the result it has at `max_len`.
 
-    hcnn takes its maximum over the padding too, and the padding next to a sequence sees
-    it through the filters. From `(2 * layers - 1) * (width // 2) + 1` positions of
-    padding on, more of it changes nothing.
+    hcnn takes its maximum over the padding too. A layer adds p zeros at either end and
+    reads w positions at a time, t - p to t - p + w - 1, so of T positions it makes
+    T + 2p - w + 1. Those of layer l, for a sequence of n ids, counted from the left:
+
+        0 ................ n + lp ............ T + p - l(w-1-p) .... T + l(2p-w+1)
+        | see the sequence | see padding alone | see the right end   |
+
+    Each layer sees p further left than the one below, and w - 1 - p further right. The
+    right end begins to show in layer 2: in layer 1 the embeddings of padding are zero,
+    and so is what the convolution adds. As long as one position between the two sees
+    padding alone, in the last layer as well, those left of it are what they are at any
+    larger T, those right of it are too, counted from the right, and so is the maximum:
+
+        T + p - L(w-1-p) - (n + Lp) >= 1,  or  T >= n + L(w-1) - p + 1
+
+    The LSTMs of a bilstm that reads its padding go through all of `max_len`; where there
+    is one layer alone, `PaddedBilstmEncoder` knows what they make of the padding.
 
     Args:
       lengths_S: int64 [S], at most max_len.
@@ -84,9 +98,11 @@ def num_positions_needed(lengths_S: np.ndarray, config: EncoderConfig, max_len: 
 
     Source: the padding effect in section 3.4 of the notes on SageMaker.
     """
+    if config.reads_padding and config.layers > 1:
+        return np.full_like(lengths_S, max_len)
     margin = 0
     if config.network == "hcnn":
-        margin = (2 * config.layers - 1) * (config.cnn_filter_width // 2) + 1
+        margin = config.layers * (config.cnn_filter_width - 1) - config.num_zeros + 1
     needed_S: np.ndarray = np.minimum(lengths_S + margin, max_len)
     return needed_S
 

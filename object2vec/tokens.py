@@ -23,6 +23,10 @@ class TokenBatch:
     Sequence s is `values_N[starts_S1[s]:starts_S1[s + 1]]`. Sequences stand in the
     order of their records; a pair has two, `in0` first.
 
+    An id may be one more than the largest, the size of the vocabulary. It stands for an
+    id outside the vocabulary that was clipped to the padding id: like MXNet, encoders
+    read the padding id's row for it, and yet count it as a token (`clipped`).
+
     Attributes:
       values_N: int32 [N], ids.
       starts_S1: int64 [S + 1], where each sequence starts; the last entry is N.
@@ -127,3 +131,22 @@ class TokenBatch:
             np.concatenate([b.kinds_R for b in batches] or [np.empty(0, np.uint8)]),
             np.concatenate([b.offsets_R for b in batches] or [np.empty(0, np.int64)]),
         )
+
+
+def clipped(
+    ids_N: np.ndarray, vocab_size: int | np.ndarray, padding_id: int | np.ndarray
+) -> np.ndarray:
+    """Ids as they stand in a TokenBatch: in the vocabulary, or its size.
+
+    Args:
+      ids_N: integers [N].
+      vocab_size: one, or one for each id.
+      padding_id: likewise.
+
+    Example:
+      >>> clipped(np.array([-7, 0, 3, 12]), vocab_size=10, padding_id=0).tolist()
+      [10, 0, 3, 9]
+    """
+    nearest_N = ids_N.clip(0, vocab_size - 1)
+    became_padding_N = (nearest_N == padding_id) & (ids_N != padding_id)
+    return np.where(became_padding_N, vocab_size, nearest_N)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from object2vec import errors
+from pipeline.flags import IMPORT_MODEL
 from pipeline.options import JobOptions, parse_options
 from pipeline.stopping import ended_by_signals
 
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _set_up_logging(debug)
     try:
         with ended_by_signals():
+            if argv[:1] == [IMPORT_MODEL]:
+                return _import_model(argv[1:])
             options = parse_options(argv)
             return _dry_run(options) if options.dry_run else _run(options)
     except errors.Object2VecError as error:
@@ -104,6 +107,14 @@ def _run(options: JobOptions) -> int:
     what = "finished, but some files failed" if summary.files_failed else "done"
     _tell([f"object2vec: {what}", *summary.lines()])
     return 1 if summary.files_failed else 0
+
+
+def _import_model(argv: Sequence[str]) -> int:
+    from pipeline.import_model import import_model, parse_import
+
+    options = parse_import(argv)
+    _tell(["object2vec: imported", *import_model(options)])
+    return 0
 
 
 def _dry_run(options: JobOptions) -> int:

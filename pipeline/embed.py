@@ -35,7 +35,7 @@ from transforms.inputs import check_apart, find_inputs
 from transforms.ledger import RUNS, SUCCESS, Ledger, RunManifest, read_ledger, totals
 from transforms.lock import OutputLock
 from transforms.manifest import InputFile, Unit
-from transforms.model_cache import fetch_model
+from transforms.model_cache import find_model
 from transforms.plan import PlanLine, stretches, write_plan
 from transforms.publish import SCRATCH
 from transforms.recipe import DEAD_LETTER, Recipe
@@ -129,7 +129,7 @@ def check(options: JobOptions) -> Job:
         from object2vec.device import choose_device
 
         choose_device("cuda", torch.cuda.is_available())
-    path = fetch_model(options.model)
+    path = find_model(options.model, options.max_seq_lens)
     model = StoredConfig.load(path)
     store = open_store(options.output)
     _check_output(store)
@@ -155,8 +155,20 @@ def _check_output(store: Store) -> None:
 
 
 def recipe_of(options: JobOptions, model: StoredConfig) -> Recipe:
-    """What decides the bytes of this run's outputs."""
+    """What decides the bytes of this run's outputs.
+
+    Raises:
+      UsageError: the model cannot run at the lengths that the options ask for.
+    """
     first, second = model.config.encoders
+    if options.max_seq_lens is not None:
+        needed = first.min_seq_len, second.min_seq_len
+        for side, length in enumerate(options.max_seq_lens):
+            if length < needed[side]:
+                raise UsageError(
+                    f"infer_max_seqlens says {length} for in{side}; the convolutions of this"
+                    f" model leave nothing of fewer than {needed[side]} positions"
+                )
     clips = tuple(
         (options.out_of_range_ids or encoder.out_of_range) == "clip" for encoder in (first, second)
     )
@@ -169,6 +181,7 @@ def recipe_of(options: JobOptions, model: StoredConfig) -> Recipe:
         on_bad_record=options.on_bad_record,
         max_line_bytes=options.max_line_bytes,
         vocab_sizes=(first.vocab_size, second.vocab_size),
+        padding_ids=(first.padding_id, second.padding_id),
     )
 
 

@@ -9,6 +9,9 @@ from typing import Any
 from object2vec.errors import UsageError
 from transforms.recipe import DEAD_LETTER, FAIL_FILE, JSON_LINES, PLACEHOLDER
 
+IMPORT_MODEL = "import-model"
+"""The word that makes a command line one of `pipeline/import_model.py`."""
+
 _EXAMPLES = """
 examples:
   embed a folder, one .out per file, on all cores of this machine
@@ -18,6 +21,10 @@ examples:
     object2vec --model=model/ --input=data/ --output=out/ \\
       --content_type="application/jsonlines; infer_max_seqlens=50,100" \\
       --env=INFERENCE_PREFERRED_MODE=embedding
+
+  a model.tar.gz of SageMaker's, as it is; or looked at first, as a directory with a card
+    object2vec --model=model.tar.gz --input=data/ --output=out/
+    object2vec import-model model.tar.gz model/        (import-model --help says more)
 
   from S3 to S3 every night; two processes; bad lines set aside; 99 if nothing is new
     object2vec --model=model/ --input=s3://bucket/in --output=s3://bucket/out \\
@@ -30,15 +37,18 @@ exit codes:
 """
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong by an exception, which becomes the one line that users see."""
+
     def error(self, message: str) -> Any:
         raise UsageError(f"{message}; see --help")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="object2vec",
-        usage="object2vec --model=DIR --input=PATH --output=DIR [flags]",
+        usage="object2vec --model=PATH --input=PATH --output=DIR [flags]\n"
+        "       object2vec import-model MODEL.TAR.GZ DIR [flags]",
         description="Embeds JSON Lines of token ids with an Object2Vec model: one ordered .out "
         "per input file, the same bytes whatever the machine's load, batches, retries or crashes. "
         "Run the same command again to do what is missing.",
@@ -48,7 +58,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     need = parser.add_argument_group("what to do")
     need.add_argument(
-        "--model", required=True, metavar="DIR", help="model directory, local or in a store"
+        "--model",
+        required=True,
+        metavar="PATH",
+        help="model directory, or the model.tar.gz of a SageMaker training job (converted once, "
+        "into OBJECT2VEC_CACHE); local or in a store",
     )
     need.add_argument(
         "--input",

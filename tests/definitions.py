@@ -50,8 +50,9 @@ def encode_slowly(model, sequences, side=0, max_seq_len=None):
 
 
 def embed(ids, weights, config):
-    """One row per id; zero for padding."""
-    rows = [weights["embedding"][i] * (i != config.padding_id) for i in ids]
+    """One row per id, the nearest one for an id without; zero for padding."""
+    last = config.vocab_size - 1
+    rows = [weights["embedding"][min(max(i, 0), last)] * (i != config.padding_id) for i in ids]
     return np.array(rows).reshape(len(ids), -1)
 
 
@@ -65,7 +66,7 @@ def hcnn(ids, weights, config, max_len):
     padded = list(ids) + [config.padding_id] * (max_len - len(ids))
     signal = embed(padded, weights, config)  # [T, E]
     width = config.cnn_filter_width
-    border = width // 2
+    border = width // 2 if config.cnn_padding is None else config.cnn_padding
     peaks = []
     for layer in range(config.layers):
         kernel = weights[f"convolutions.{layer}.weight"]  # [F, E, width]
@@ -81,8 +82,10 @@ def hcnn(ids, weights, config, max_len):
 def bilstm(ids, weights, config, max_len):
     while ids and ids[-1] == config.padding_id:
         ids = ids[:-1]
-    if not ids:
+    if all(i == config.padding_id for i in ids):
         return np.zeros(config.enc_dim)
+    if config.reads_padding:
+        ids = [*ids, *[config.padding_id] * (max_len - len(ids))]
     signal = embed(ids, weights, config)
     for layer in range(config.layers):
         ahead = lstm(signal, weights, f"forwards.{layer}")

@@ -48,6 +48,7 @@ def recipe(**changes: Any) -> Recipe:
         "on_bad_record": FAIL_FILE,
         "max_line_bytes": 1000,
         "vocab_sizes": (100, 100),
+        "padding_ids": (0, 0),
     }
     return Recipe(**(settings | changes))
 

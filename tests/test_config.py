@@ -80,6 +80,14 @@ def test_comparators_are_an_ordered_choice(names):
         ("hcnn", {"enc_dim": 14, "layers": 4}, "needs a multiple"),
         ("bilstm", {"enc_dim": 13}, "needs an even number"),
         ("pooled_embedding", {"enc_dim": 13}, "must be equal"),
+        ("pooled_embedding", {"cnn_padding": 0}, "cnn_padding is for hcnn alone, not for pooled"),
+        ("bilstm", {"cnn_padding": 1}, "cnn_padding is for hcnn alone, not for bilstm"),
+        ("hcnn", {"cnn_padding": 3}, "cnn_padding is 3; .* from 0 to 2"),
+        ("hcnn", {"cnn_padding": -1}, "cnn_padding is -1"),
+        ("hcnn", {"cnn_padding": True}, "cnn_padding is True"),
+        ("hcnn", {"reads_padding": True}, "reads_padding is for bilstm alone, not for hcnn"),
+        ("pooled_embedding", {"reads_padding": True}, "reads_padding is for bilstm alone"),
+        ("bilstm", {"reads_padding": 1}, "reads_padding must be true or false"),
     ],
 )
 def test_an_encoders_values_have_to_go_together(network, changes, message):
@@ -96,6 +104,29 @@ def test_what_an_encoder_does_not_use_does_not_tell_models_apart():
         assert encoder(network, cnn_filter_width=5) == encoder(network)
     assert encoder("pooled_embedding", layers=3) == encoder("pooled_embedding")
     assert encoder("hcnn", cnn_filter_width=5) != encoder("hcnn")
+
+
+def test_the_usual_padding_of_convolutions_has_one_spelling():
+    for width in range(1, 10):
+        usual = encoder("hcnn", cnn_filter_width=width)
+        assert encoder("hcnn", cnn_filter_width=width, cnn_padding=width // 2) == usual
+        assert (usual.cnn_padding, usual.num_zeros) == (None, width // 2)
+    assert encoder("hcnn", cnn_padding=2).num_zeros == 2 != encoder("hcnn").num_zeros
+    assert encoder("bilstm").num_zeros == encoder("pooled_embedding").num_zeros == 0
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+@pytest.mark.parametrize(("width", "padding"), [(2, 0), (3, 0), (4, 1), (9, 0), (9, 3), (9, 4)])
+def test_the_longest_sequence_leaves_the_convolutions_something(layers, width, padding):
+    def positions(length):
+        return [length + layer * (2 * padding - width + 1) for layer in range(1, layers + 1)]
+
+    shape = {"layers": layers, "cnn_filter_width": width, "cnn_padding": padding}
+    shortest = next(n for n in range(1, 99) if min(positions(n)) >= 1)
+    assert encoder("hcnn", **shape, max_seq_len=shortest).min_seq_len == shortest
+    if shortest > 1:
+        with pytest.raises(ValueError, match=f"max_seq_len is .* need {shortest}"):
+            encoder("hcnn", **shape, max_seq_len=shortest - 1)
 
 
 def test_both_vectors_are_of_one_length():
@@ -172,6 +203,25 @@ def test_every_value_is_in_the_hash():
     assert StoredConfig(ModelConfig.from_json(CONFIG.to_json()), SHA).model_hash == (
         stored.model_hash
     )
+
+
+def test_settings_that_came_later_are_written_only_where_they_say_something():
+    # The hash that version 0.1.0 gave, before it knew of them.
+    assert StoredConfig(CONFIG, SHA).model_hash == (
+        "ec61f24a5f34407c23371cdd3485b428d5ae904405d996b96603e0ca1d936c17"
+    )
+    later = {"cnn_padding", "reads_padding"}
+    assert not any(later & set(side) for side in CONFIG.to_json()["encoders"])
+    sides = encoder("hcnn", cnn_padding=0), encoder("bilstm", reads_padding=True)
+    config = dataclasses.replace(CONFIG, encoders=sides)
+    written = [later & set(side) for side in config.to_json()["encoders"]]
+    assert written == [{"cnn_padding"}, {"reads_padding"}]
+    assert ModelConfig.from_json(config.to_json()) == config
+    hashes = {
+        StoredConfig(dataclasses.replace(CONFIG, encoders=pair), SHA).model_hash
+        for pair in (CONFIG.encoders, (sides[0], BILSTM), (CONFIG.encoders[0], sides[1]), sides)
+    }
+    assert len(hashes) == 4
 
 
 def test_an_unknown_key_is_refused_by_name(folder):

@@ -15,10 +15,17 @@ KINDS = {
     **{f"hcnn, {n} layers": encoder("hcnn", layers=n) for n in (1, 2, 3, 4)},
     **{f"hcnn, width {w}": encoder("hcnn", layers=2, cnn_filter_width=w) for w in range(1, 10)},
     "hcnn, 3 layers, width 4": encoder("hcnn", layers=3, cnn_filter_width=4),
+    "hcnn that shrinks": encoder("hcnn", layers=3, cnn_filter_width=4, cnn_padding=1),
+    "hcnn that grows": encoder("hcnn", layers=3, cnn_filter_width=4, cnn_padding=3),
+    "hcnn without zeros": encoder("hcnn", layers=2, cnn_filter_width=3, cnn_padding=0),
     "hcnn, one filter a layer": encoder("hcnn", layers=4, enc_dim=4),
     "hcnn, padding id 7": encoder("hcnn", padding_id=7),
     **{f"bilstm, {n} layers": encoder("bilstm", layers=n) for n in (1, 2, 3, 4)},
     "bilstm, padding id 7": encoder("bilstm", padding_id=7),
+    "padded bilstm": encoder("bilstm", reads_padding=True),
+    "padded bilstm, padding id 7": encoder("bilstm", reads_padding=True, padding_id=7),
+    "padded bilstm, 2 layers": encoder("bilstm", reads_padding=True, layers=2),
+    "padded bilstm, 3 layers": encoder("bilstm", reads_padding=True, layers=3),
 }
 # Lengths 0, 1, the longest, one more, and all those at which a run's length changes.
 LENGTHS = (0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 20, 22, 23, 24, 25, 28, 29, 30, 31, 45)
@@ -44,7 +51,8 @@ def test_an_encoder_does_what_its_definition_says(model):
 
 def test_a_longest_length_of_the_callers_own_is_the_one_that_counts(model):
     sequences = some_sequences(20)
-    for max_len in (1, 5, 40):
+    for max_len in (40, 1, 5, 64):
+        max_len = max(max_len, model.config.encoders[0].min_seq_len)
         np.testing.assert_allclose(
             model.encode(sequences, max_seq_len=max_len),
             encode_slowly(model, sequences, max_seq_len=max_len),
@@ -126,6 +134,53 @@ def test_bilstm_does_not_read_padding_at_the_end_but_steps_through_it_between_to
     vectors = model_of(encoder("bilstm")).encode([[3, 4], [3, 4, 0, 0], [3, 0, 4]])
     assert_same_bits(vectors[[0]], vectors[[1]])
     assert (vectors[0] != vectors[2]).any()
+
+
+def test_a_padded_bilstm_reads_padding_but_not_what_says_the_same():
+    model = model_of(encoder("bilstm", reads_padding=True))
+    vectors = model.encode([[3, 4], [3, 4, 0, 0], [3, 0, 4], [0, 0], []])
+    assert_same_bits(vectors[[0]], vectors[[1]])
+    assert (vectors[0] != vectors[2]).any()
+    assert vectors[3:].tobytes() == bytes(2 * 12 * 4)
+    assert (model.encode([[3, 4]], max_seq_len=20) != vectors[0]).any()
+
+
+def test_what_was_asked_before_changes_no_bit_of_a_padded_bilstm():
+    """The states after padding are made once for all lengths, in whatever order."""
+    config, sequences = encoder("bilstm", reads_padding=True), some_sequences(30)
+    lengths = (9, 300, 30, 10)
+    models = model_of(config), model_of(config)
+    forth = [models[0].encode(sequences, max_seq_len=n) for n in lengths]
+    back = [models[1].encode(sequences, max_seq_len=n) for n in lengths[::-1]]
+    for one, other in zip(forth, back[::-1], strict=True):
+        assert_same_bits(one, other)
+    states = [model.encoders_on("cpu")[0]._states._table_K2H for model in models]
+    assert len(states[0]) == len(states[1]) == 301
+
+
+CLIPPING = {
+    "pooled": ("pooled_embedding", {}),
+    "hcnn": ("hcnn", {}),
+    "bilstm": ("bilstm", {}),
+    "padded bilstm": ("bilstm", {"reads_padding": True}),
+}
+
+
+@pytest.mark.parametrize("padding_id", [0, 49, 7])
+@pytest.mark.parametrize("kind", CLIPPING)
+def test_a_clipped_id_is_a_token_even_where_its_row_is_that_of_padding(kind, padding_id):
+    network, changes = CLIPPING[kind]
+    config = encoder(network, out_of_range="clip", padding_id=padding_id, **changes)
+    model = model_of(config)
+    sequences = [[-1], [50], [3, -9, 4], [3, 2**40, 4], [5, 0], [5, 49], [-1, 50] * 10, [5, -1]]
+    actual = model.encode(sequences)
+    expected = encode_slowly(model, sequences)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+    for i, ids in enumerate(sequences):
+        assert_same_bits(model.encode([ids]), actual[[i]])
+    # The row of padding is not zero in these tables: it is read, and it counts.
+    padding, clipped = model.encode([[padding_id], [50 if padding_id else -1]])
+    assert (padding != clipped).any()
 
 
 def test_there_is_no_minus_zero():

@@ -76,7 +76,7 @@ def test_a_batch_that_may_not_be_written_to_is_taken():
 @pytest.mark.parametrize("network", ["pooled_embedding", "hcnn", "bilstm"])
 @pytest.mark.parametrize(
     ("ids", "message"),
-    [([1] * 31, "has 31 ids, 30 are allowed"), ([1, 50], "between 1 and 50"), ([-1], "-1 and 3")],
+    [([1] * 31, "has 31 ids, 30 are allowed"), ([1, 51], "between 1 and 51"), ([-1], "-1 and 3")],
 )
 def test_what_the_parser_should_have_seen_to_is_refused(network, ids, message):
     engine = Engine(model_of(encoder(network)), device="cpu")
@@ -104,12 +104,15 @@ def test_longest_lengths_are_those_of_each_side():
         ({"device": "tpu"}, "device is 'tpu'"),
         ({"max_seq_lens": (0, 5)}, "max_seq_lens: 0"),
         ({"max_seq_lens": (5, 5001)}, "max_seq_lens: 5001"),
+        ({"max_seq_lens": (5, 6)}, "encoder 1 cannot run at 6 positions; .* fewer than 7"),
         ({"preferred_mode": "x"}, "preferred_mode is 'x'"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):
+    shrinking = encoder("hcnn", layers=3, cnn_padding=0)
     with pytest.raises(ValueError, match=message):
-        Engine(model_of(*MIXED), **{"device": "cpu", **arguments})
+        Engine(model_of(MIXED[0], shrinking), **{"device": "cpu", **arguments})
+    Engine(model_of(MIXED[0], shrinking), device="cpu", max_seq_lens=(1, 7))
 
 
 class FirstId(torch.nn.Module):
@@ -314,6 +317,18 @@ def test_both_kinds_are_answered_in_every_mode(mode):
         assert one.tobytes() == other.tobytes()
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_padded_bilstm_gives_each_record_what_it_gets_alone(threads, layers):
+    side = encoder("bilstm", reads_padding=True, layers=layers)
+    sequences = [ids[:20] for ids in some_sequences(700)]
+    engine = Engine(model_of(side), device="cpu", threads=threads, max_seq_lens=(20, 20))
+    actual = engine.encode(TokenBatch.of(sequences, 0)).vectors[0]
+    for i in (0, 1, 511, 512, 699):
+        alone = model_of(side).encode([sequences[i]], max_seq_len=20)
+        assert actual[i].tobytes() == alone.tobytes()
+
+
 @pytest.mark.parametrize("network", ["pooled_embedding", "hcnn", "bilstm"])
 def test_the_probe_finds_equal_bits_and_repeats(network):
     model = model_of(encoder(network))
@@ -353,9 +368,10 @@ def test_the_probe_takes_models_of_the_shortest_sequences():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 @pytest.mark.parametrize("mode", ["embedding", "classification"])
-@pytest.mark.parametrize("network", ["pooled_embedding", "hcnn", "bilstm"])
+@pytest.mark.parametrize("network", ["pooled_embedding", "hcnn", "bilstm", "padded bilstm"])
 def test_a_gpu_says_the_same(network, mode):
-    model, batch = model_of(encoder(network)), mixed_batch()
+    side = encoder(network.split()[-1], reads_padding=network.startswith("padded"))
+    model, batch = model_of(side), mixed_batch()
     expected = Engine(model, device="cpu").encode(batch)
     actual = Engine(model, device="cuda", preferred_mode=mode).encode(batch)
     for one, other in zip(actual.vectors, expected.vectors, strict=True):

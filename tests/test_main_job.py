@@ -230,7 +230,7 @@ def test_document_with_dead_letters_at_its_head_is_still_json(model, tmp_path):
     assert len(json.loads(outputs(out)["x.jsonl.out"])["predictions"]) == 3
 
 
-def test_ids_out_of_range(model, tmp_path):
+def test_ids_out_of_range(model, tmp_path, capfd):
     source = tmp_path / "x.jsonl"
     source.write_text('{"in0":[50]}\n{"in0":[49]}\n')
     assert run(model=model, input=source, output=tmp_path / "error") == 1
@@ -239,6 +239,8 @@ def test_ids_out_of_range(model, tmp_path):
     first, second = outputs(tmp_path / "clip")["x.jsonl.out"].splitlines()
     assert first == second
     assert manifest(tmp_path / "clip")["totals"]["clipped"] == 1
+    assert summary(tmp_path / "clip")["counts"]["clipped"] == 1
+    assert "out of range  1 id clipped" in capfd.readouterr().err
 
 
 def test_sequences_are_cut_and_counted(model, tmp_path):
@@ -251,6 +253,31 @@ def test_sequences_are_cut_and_counted(model, tmp_path):
         first, second, third = outputs(out)["x.jsonl.out"].splitlines()
         assert first == second != third
         assert manifest(out)["totals"]["truncated"] == 1
+
+
+def test_a_clipped_id_is_a_token_in_files_too(tmp_path):
+    source = tmp_path / "x.jsonl"
+    source.write_text('{"in0":[-1]}\n{"in0":[7]}\n{"in0":[49,7,50]}\n')
+    for padding_id in (0, 49):
+        folder, out = tmp_path / f"m{padding_id}", tmp_path / f"o{padding_id}"
+        save_model(folder, padding_id=padding_id, out_of_range="clip")
+        assert run(model=folder, input=source, output=out) == 0
+        rows = [json.loads(line)["embeddings"] for line in outputs(out)["x.jsonl.out"].splitlines()]
+        table = Object2Vec.load(folder).weights()["encoders.0.embedding"].numpy()
+        last = [49, 7, 49] if padding_id == 0 else [7, 49]
+        expected = [table[0], table[7], table[last].mean(axis=0)]
+        np.testing.assert_allclose(rows, expected, rtol=1e-5)
+
+
+def test_lengths_that_leave_a_models_convolutions_nothing_are_refused(tmp_path, capfd):
+    folder = save_model(tmp_path / "m", "hcnn", cnn_padding=0)  # 2 layers of width 3
+    source = write_lines(tmp_path / "x.jsonl", records(5))
+    out = tmp_path / "o"
+    flags = ["--infer_max_seqlens=5,4"]
+    assert run(model=folder, input=source, output=out, flags=flags) == 2
+    assert "infer_max_seqlens says 4 for in1; the convolutions" in capfd.readouterr().err
+    assert not out.exists()
+    assert run(model=folder, input=source, output=out, flags=["--infer_max_seqlens=5,5"]) == 0
 
 
 def test_both_kinds_are_answered_in_both_modes(model, data, reference, tmp_path):

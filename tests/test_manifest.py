@@ -172,6 +172,7 @@ def test_the_recipes_hash_changes_with_each_setting():
         "on_bad_record": "placeholder",
         "max_line_bytes": 1001,
         "vocab_sizes": (100, 101),
+        "padding_ids": (0, 1),
     }
     assert set(changes) == {f.name for f in fields(recipe())}
     others = [recipe(**{name: value}) for name, value in changes.items()]
@@ -189,6 +190,9 @@ def test_a_recipe_tells_in_words_how_it_differs():
 
 
 def test_a_recipe_hands_the_parser_its_limits():
-    limits = recipe(clips=(True, False), max_seq_lens=(3, 4), vocab_sizes=(5, 6)).limits
+    limits = recipe(
+        clips=(True, False), max_seq_lens=(3, 4), vocab_sizes=(5, 6), padding_ids=(1, 2)
+    ).limits
     assert (limits.clips, limits.max_seq_lens) == ((True, False), (3, 4))
+    assert limits.padding_ids == (1, 2)
     assert (limits.vocab_sizes, limits.max_line_bytes) == ((5, 6), 1000)

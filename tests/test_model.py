@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import safetensors.torch
 import torch
 from definitions import encoder, model_of, some_sequences
@@ -110,7 +111,7 @@ def test_a_failed_save_leaves_the_old_model(folder, monkeypatch):
         raise OSError("disk full")
 
     old = model_hash(folder)
-    monkeypatch.setattr(safetensors.torch, "save_file", fail)
+    monkeypatch.setattr(safetensors.numpy, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         model_of(encoder("pooled_embedding")).save(folder)
     assert Object2Vec.load(folder).hash == old
@@ -253,9 +254,12 @@ def test_what_is_no_id_is_refused_with_its_place(sequences, message):
 
 def test_ids_out_of_range_are_clipped_where_the_model_says_so():
     model = model_of(encoder("bilstm", out_of_range="clip"))
-    outside = [[-5, 7, 50], [2**40], np.array([2**63], np.uint64), np.array([-3], np.int8)]
-    inside = [[0, 7, 49], [49], [49], [0]]
+    outside = [[3, 7, 50], [2**40], np.array([2**63], np.uint64), np.array([49, 50], np.int8)]
+    inside = [[3, 7, 49], [49], [49], [49, 49]]
     assert model.encode(outside).tobytes() == model.encode(inside).tobytes()
+    # The row of the padding id, 0, which id 0 itself does not read.
+    below = model.encode([[-5], np.array([-3], np.int8)])
+    assert below[0].tobytes() == below[1].tobytes() != model.encode([[0]])[0].tobytes()
     pooled = encoder("pooled_embedding", out_of_range="clip", vocab_size=1000)
     assert model_of(pooled).encode([np.array([7], np.int8)]).any()
 

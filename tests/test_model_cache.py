@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from jobs import outputs, records, run, save_model, write_lines
 
@@ -23,17 +25,17 @@ def test_a_local_model_stays_where_it_is(tmp_path):
     assert fetch_model(str(tmp_path)) == str(tmp_path)
 
 
-def test_a_model_is_fetched_once_and_anew_when_it_changes(s3_store, tmp_path):
-    cache = str(tmp_path / "cache")
+def test_a_model_is_fetched_once_and_anew_when_it_changes(s3_store, tmp_path, monkeypatch):
+    monkeypatch.setenv("OBJECT2VEC_CACHE", str(tmp_path / "cache"))
     put_model(f"{s3_store}/model", save_model(tmp_path / "a"))
-    first = fetch_model(f"{s3_store}/model", cache)
+    first = fetch_model(f"{s3_store}/model")
     assert Object2Vec.load(first).hash == Object2Vec.load(tmp_path / "a").hash
-    (tmp_path / "cache").joinpath(first, "MODEL_CARD.md").write_text("touched")
-    assert fetch_model(f"{s3_store}/model/", cache) == first
+    Path(first, "MODEL_CARD.md").write_text("touched")
+    assert fetch_model(f"{s3_store}/model/") == first
     put_model(f"{s3_store}/model", save_model(tmp_path / "b", seed=1))
-    second = fetch_model(f"{s3_store}/model", cache)
+    second = fetch_model(f"{s3_store}/model")
     assert Object2Vec.load(second).hash == Object2Vec.load(tmp_path / "b").hash
-    assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == sorted(
+    assert sorted(p.name for p in (tmp_path / "cache" / "fetched").iterdir()) == sorted(
         p.rpartition("/")[2] for p in (first, second)
     )
 

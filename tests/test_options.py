@@ -330,7 +330,7 @@ def test_without_debug_there_is_no_traceback(capsys, caplog):
     assert captured.err.count("\n") == 1 and captured.out == ""
 
 
-def test_help_groups_the_flags_and_gives_three_examples(capsys):
+def test_help_groups_the_flags_and_gives_four_examples(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
@@ -338,7 +338,7 @@ def test_help_groups_the_flags_and_gives_three_examples(capsys):
     groups = re.findall(r"^([\w' ]+):$", told, re.MULTILINE)
     assert {"what to do", "in SageMaker's words", "records", "the machine"} < set(groups)
     examples = told[told.index("examples:") : told.index("exit codes:")]
-    assert len(re.findall(r"^ +object2vec --model", examples, re.MULTILINE)) == 3
+    assert len(re.findall(r"^  \S.*\n    object2vec --model", examples, re.MULTILINE)) == 4
     for name in JobOptions.__dataclass_fields__:
         if name not in ("inputs", "max_seq_lens", "environment", "beam_args"):
             assert f"--{name}" in told

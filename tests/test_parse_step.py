@@ -63,7 +63,7 @@ def test_a_block_becomes_tokens_with_their_counts():
 
 def test_clipped_ids_are_counted():
     (made,) = parsed(block(b'{"in0":[100,-1,99]}\n'), clips=(True, True))
-    assert ids_of([made]) == [[99, 0, 99]]
+    assert ids_of([made]) == [[99, 100, 99]]  # 100: row 0, but not the padding id
     assert made.counts == Counts(lines=1, in0=1, clipped=2)
 
 

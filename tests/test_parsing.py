@@ -11,8 +11,8 @@ from object2vec.errors import RecordError
 from object2vec.parsing import Limits, _at_once, parse_document, parse_lines
 from object2vec.refusals import MAX_NESTING, MAX_REASON_CHARS, nesting, quote, refusal
 
-STRICT = Limits((100, 1000), (5, 4), (False, False))
-CLIP = Limits((100, 1000), (5, 4), (True, True))
+STRICT = Limits((100, 1000), (5, 4), (False, False), (0, 0))
+CLIP = Limits((100, 1000), (5, 4), (True, True), (7, 7))
 GOOD = b'{"in0":[1,2]}'
 
 
@@ -231,7 +231,7 @@ def test_lines_are_counted_as_they_stand(block, num_records, num_blank):
 
 def test_a_line_may_be_as_long_as_the_limit_and_no_longer():
     lines = [b'{"in0":[1]}', b'{"in0":[1] }', b'{"in0":[12345678']
-    parsed = parse_lines(b"\n".join(lines), 0, Limits((9, 9), (9, 9), (False, False), 11))
+    parsed = parse_lines(b"\n".join(lines), 0, Limits((9, 9), (9, 9), (False, False), (0, 0), 11))
     assert parsed.batch.num_records == 1
     assert [(e.kind, e.offset) for e in parsed.errors] == [("too_long", 12), ("too_long", 25)]
     assert "more than 11 bytes" in parsed.errors[0].reason
@@ -257,16 +257,32 @@ def test_ids_are_clipped_as_their_side_says():
     parsed = parse_lines(line, 0, CLIP)
     assert records(parsed.batch) == [(2, [[0, 99, 99], [999, 999, 999]])]
     assert (parsed.errors, parsed.num_out_of_range) == ([], 4)
-    parsed = parse_lines(line, 0, Limits((100, 1000), (5, 4), (True, False)))
+    parsed = parse_lines(line, 0, Limits((100, 1000), (5, 4), (True, False), (7, 7)))
     assert (parsed.batch.num_records, parsed.num_out_of_range) == (0, 0)
     assert parsed.errors[0].path == "$.in1[0]"
+
+
+@pytest.mark.parametrize(
+    ("padding_ids", "in0", "in1"),
+    [
+        ((0, 0), [100, 0, 3, 99, 99], [1000, 999]),
+        ((99, 999), [0, 0, 3, 99, 100], [0, 1000]),
+        ((3, 5), [0, 0, 3, 99, 99], [0, 999]),
+    ],
+)
+def test_an_id_clipped_to_the_padding_id_stays_a_token(padding_ids, in0, in1):
+    limits = Limits((100, 1000), (5, 4), (True, True), padding_ids)
+    line = b'{"in0":[-1,0,3,99,100],"in1":[-9223372036854775808,1000]}'
+    parsed = parse_lines(line, 0, limits)
+    assert records(parsed.batch) == [(2, [in0, in1])]
+    assert (parsed.num_out_of_range, parsed.batch.values_N.dtype) == (4, "int32")
 
 
 def test_refused_records_do_not_count_nor_shift_others():
     block = (
         b'{"in0":[]}\n{"in0":[1,2,3,4,5,6],"in1":[1000]}\n{"in1":[]}\n{"in0":[-1,100,3]}\n' + GOOD
     )
-    parsed = parse_lines(block, 7, Limits((100, 1000), (5, 4), (True, False)))
+    parsed = parse_lines(block, 7, Limits((100, 1000), (5, 4), (True, False), (7, 7)))
     assert records(parsed.batch) == [(0, [[]]), (1, [[]]), (0, [[0, 99, 3]]), (0, [[1, 2]])]
     assert (parsed.num_truncated, parsed.num_out_of_range, parsed.num_lines) == (0, 2, 5)
     assert [(e.offset, e.path) for e in parsed.errors] == [(18, "$.in1[0]")]
@@ -282,7 +298,14 @@ def test_ordinary_lines_take_the_fast_path_and_odd_ones_do_not():
 
 @pytest.mark.parametrize(
     "arguments",
-    [((0, 9), (9, 9)), ((9, 2**31 + 1), (9, 9)), ((9, 9), (0, 9)), ((9, 9), (9, 9), 0)],
+    [
+        ((0, 9), (9, 9), (0, 0)),
+        ((9, 2**31), (9, 9), (0, 0)),
+        ((9, 9), (0, 9), (0, 0)),
+        ((9, 9), (9, 9), (0, 0), 0),
+        ((9, 9), (9, 9), (9, 0)),
+        ((9, 9), (9, 9), (0, -1)),
+    ],
 )
 def test_limits_out_of_their_range_are_refused(arguments):
     with pytest.raises(ValueError, match="must be"):

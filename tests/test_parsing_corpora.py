@@ -14,7 +14,7 @@ from shared_files import shared
 
 from object2vec.parsing import Limits, parse_lines
 
-LIMITS = Limits((2**31, 2**31), (5000, 5000), (False, False))
+LIMITS = Limits((2**31 - 1,) * 2, (5000, 5000), (False, False), (0, 0))
 GOOD = b'{"in0":[1,2]}'
 
 OPEN = {  # in (b), in (c)

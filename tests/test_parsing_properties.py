@@ -17,7 +17,7 @@ from object2vec.errors import RecordError
 from object2vec.parsing import Limits, parse_document, parse_lines
 from object2vec.refusals import MAX_REASON_CHARS
 
-LIMITS = Limits((60, 600), (6, 9), (False, True))
+LIMITS = Limits((60, 600), (6, 9), (False, True), (0, 599))
 VALID = [
     b'{"in0":[1,2,3]}',
     b'{"in0": [4, 5], "id": "a\\"b"}',
@@ -89,7 +89,8 @@ def judge(line):
         ids = ids[:longest]
         if side == 0 and any(not 0 <= v < vocab for v in ids):
             return None
-        sides.append([min(max(v, 0), vocab - 1) for v in ids])
+        # As 599 is the padding id of in1, what is clipped to it is told from it as 600.
+        sides.append([min(max(v, 0), vocab) for v in ids])
     return None if sides == [None, None] else sides
 
 

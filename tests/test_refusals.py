@@ -130,7 +130,7 @@ def test_a_model_that_is_not_there(refused, tmp_path):
     told = refused(3, model=tmp_path / "no model")
     assert "no model/config.json: No such file" in told and "a model is a directory" in told
     (tmp_path / "file").touch()
-    assert "a model is a directory" in refused(3, model=tmp_path / "file")
+    assert "this is neither gzip, tar nor ZIP" in refused(3, model=tmp_path / "file")
 
 
 def test_a_model_of_another_version_or_edited(refused, tmp_path):

@@ -8,6 +8,7 @@ from definitions import encode_slowly, encoder, model_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from object2vec import ModelConfig, Object2Vec
 from object2vec.shapes import (
     STEPS,
     num_positions_needed,
@@ -99,18 +100,46 @@ def test_each_sequence_is_in_one_run_that_its_own_need_determines(needed, max_le
 
 
 @pytest.mark.parametrize("width", range(1, 10))
-@pytest.mark.parametrize("layers", [1, 2, 4])
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
 def test_hcnn_needs_no_more_positions_than_we_say(layers, width):
-    """At that many positions the definition gives what it gives at the longest."""
-    config = encoder("hcnn", layers=layers, cnn_filter_width=width, max_seq_len=90, enc_dim=4)
-    for seed in range(3):
-        model = model_of(config, seed=seed)
+    """At that many positions the definition gives what it gives at the longest, and beyond."""
+    for padding in range(width):
+        config = encoder(
+            "hcnn",
+            token_embedding_dim=2,
+            enc_dim=12,
+            layers=layers,
+            cnn_filter_width=width,
+            cnn_padding=padding,
+            max_seq_len=48,
+        )
+        model = model_of(config, seed=padding)
         for length in (0, 1, 6):
-            needed = int(num_positions_needed(np.array([length]), config, 90)[0])
-            assert needed == length + (2 * layers - 1) * (width // 2) + 1
+            needed = int(num_positions_needed(np.array([length]), config, 48)[0])
+            assert needed == length + layers * (width - 1) - padding + 1
             ids = [list(range(1, length + 1))]
-            at_needed = encode_slowly(model, ids, max_seq_len=needed)
-            np.testing.assert_allclose(at_needed, encode_slowly(model, ids), atol=1e-12)
+            expected = encode_slowly(model, ids)
+            for longest in (needed, 53):
+                actual = encode_slowly(model, ids, max_seq_len=longest)
+                np.testing.assert_allclose(actual, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("width", range(1, 10))
+@pytest.mark.parametrize("layers", [1, 2, 4])
+def test_hcnn_with_one_position_fewer_would_give_something_else(layers, width):
+    """Where tokens only take away, the maximum is at a position that sees padding alone."""
+    for padding in range(width):
+        config = encoder(
+            "hcnn", layers=layers, cnn_filter_width=width, cnn_padding=padding, max_seq_len=60
+        )
+        weights = {name: abs(tensor) for name, tensor in model_of(config).weights().items()}
+        weights["encoders.0.embedding"].neg_()
+        for layer in range(layers):
+            weights[f"encoders.0.convolutions.{layer}.bias"] += 1
+        model = Object2Vec.from_weights(ModelConfig((config, config)), weights)
+        needed = int(num_positions_needed(np.array([2]), config, 60)[0])
+        fewer = encode_slowly(model, [[1, 2]], max_seq_len=needed - 1)
+        assert (fewer < encode_slowly(model, [[1, 2]]) - 1e-3).any()
 
 
 def test_too_few_positions_would_be_noticed():
@@ -124,3 +153,11 @@ def test_the_need_is_capped_and_other_encoders_need_their_own_length():
     lengths = np.array([0, 5, 28, 30])
     assert num_positions_needed(lengths, encoder("hcnn"), 30).tolist() == [8, 13, 30, 30]
     assert num_positions_needed(lengths, encoder("bilstm"), 30).tolist() == [0, 5, 28, 30]
+
+
+def test_a_padded_bilstm_of_several_layers_needs_all_of_it():
+    lengths = np.array([0, 5, 30])
+    padded = encoder("bilstm", reads_padding=True)
+    assert num_positions_needed(lengths, padded, 30).tolist() == [0, 5, 30]
+    padded = encoder("bilstm", reads_padding=True, layers=2)
+    assert num_positions_needed(lengths, padded, 40).tolist() == [40] * 3

@@ -111,6 +111,7 @@ class _EncodeInstancesFn(beam.DoFn):
             vocab_sizes=(first.vocab_size, second.vocab_size),
             max_seq_lens=self._spec.max_seq_lens or (first.max_seq_len, second.max_seq_len),
             clips=(clips[0], clips[1]),
+            padding_ids=(first.padding_id, second.padding_id),
         )
 
     def process(self, batch: Iterable[tuple[Any, Mapping[str, Any]]]) -> Iterator[Any]:

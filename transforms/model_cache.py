@@ -1,4 +1,8 @@
-"""A model in an object store is fetched once per machine; a local one is used where it is."""
+"""From `--model` to a model directory on this machine.
+
+A directory on a disk is used where it is. What lies in an object store is fetched once
+per version, and an archive that SageMaker wrote is converted once, both into the cache.
+"""
 
 from __future__ import annotations
 
@@ -6,38 +10,63 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from object2vec.cache import cache_folder
 from object2vec.errors import ModelError
-from transforms.storage import open_store
+from object2vec.sagemaker.importer import converted
+from transforms.storage import FileStat, Store, open_store
 
 _READ_BYTES = 8 * 2**20
 
 
-def fetch_model(uri: str, cache: str | None = None) -> str:
-    """A local path of the model directory at `uri`.
+def find_model(uri: str, max_seq_lens: tuple[int, int] | None = None) -> str:
+    """A local path of the model directory at `uri`, or made of the archive there.
 
     Args:
-      cache: folder of fetched models; None for the environment's OBJECT2VEC_CACHE, else a
-        folder below the user's own cache.
+      uri: a model directory or a `model.tar.gz`, on a disk or in a store.
+      max_seq_lens: longest sequences, for an archive that does not say them itself.
 
     Raises:
-      ModelError: there are no files at `uri`.
+      ModelError: there is nothing at `uri`, or the archive cannot be used.
+      StorageError: the store failed.
+    """
+    path = Path(fetch_model(uri))
+    return str(converted(path, max_seq_lens) if path.is_file() else path)
+
+
+def fetch_model(uri: str) -> str:
+    """A local path of what lies at `uri`: a directory, or a single file.
+
+    Raises:
+      ModelError: there is nothing at `uri`.
       StorageError: the store failed.
     """
     store = open_store(uri)
     if store.is_local:
         return store.root
     files = list(store.list())
-    if not files:
-        raise ModelError(f"{uri} holds no files; --model must be a model directory")
+    if files:
+        return str(_fetched(store, files))
+    parent, _, name = store.root.rpartition("/")
+    if not parent.endswith("/"):  # else the root is a bucket
+        store = open_store(parent)
+        file = store.stat(name)
+        if file is not None:
+            return str(_fetched(store, [file]) / name)
+    raise ModelError(f"{uri} holds no files; --model must be a model directory or a model.tar.gz")
+
+
+def _fetched(store: Store, files: Sequence[FileStat]) -> Path:
+    """A folder of the cache that holds the files."""
     # By version: a model that was replaced is fetched anew, and never under running jobs.
     identity = "\n".join([store.root, *(f"{f.name} {f.version}" for f in files)])
     name = hashlib.sha256(identity.encode()).hexdigest()[:32]
-    folder = Path(cache or _default_cache())
+    folder = cache_folder() / "fetched"
     found = folder / name
     if found.is_dir():
-        return str(found)
+        return found
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder))
     try:
@@ -55,9 +84,4 @@ def fetch_model(uri: str, cache: str | None = None) -> str:
             raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return str(found)
-
-
-def _default_cache() -> str:
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return os.environ.get("OBJECT2VEC_CACHE") or os.path.join(home, "object2vec")
+    return found

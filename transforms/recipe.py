@@ -32,6 +32,7 @@ class Recipe:
       max_line_bytes: longest line that is read, without its newline.
       vocab_sizes: of each side. Follows from the model; kept so that workers can
         parse without opening it.
+      padding_ids: likewise.
     """
 
     model_hash: str
@@ -42,6 +43,7 @@ class Recipe:
     on_bad_record: str
     max_line_bytes: int
     vocab_sizes: tuple[int, int]
+    padding_ids: tuple[int, int]
 
     @property
     def hash(self) -> str:
@@ -55,6 +57,7 @@ class Recipe:
             vocab_sizes=self.vocab_sizes,
             max_seq_lens=self.max_seq_lens,
             clips=self.clips,
+            padding_ids=self.padding_ids,
             max_line_bytes=self.max_line_bytes,
         )
 

@@ -1,0 +1,290 @@
+"""`object2vec import-model`, archives as `--model`, and what is remembered of both."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from artefacts import model_tar_gz
+from graphs import Side, object2vec, random_arrays
+from jobs import ROOT, outputs, records, run, write_lines
+
+from object2vec import Object2Vec
+from object2vec.config import StoredConfig
+from object2vec.parity import compare
+from object2vec.sagemaker import importer
+from pipeline.__main__ import main
+from transforms.storage import open_store
+
+pytest_plugins = ("s3_server",)
+
+LENGTHS = {"enc0_max_seq_len": "12", "enc1_max_seq_len": "9"}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("OBJECT2VEC_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def archive_of(path, *sides, meta=LENGTHS, seed=0, **changes):
+    """Writes a model.tar.gz; pooled, vocabulary of 50, D = 12, unless sides are given."""
+    sides = sides or (Side(),)
+    arrays = random_arrays(*sides, seed=seed, **changes)
+    path.write_bytes(
+        model_tar_gz(object2vec(*sides, **changes), arrays, {"training_parameters": meta})
+    )
+    return path
+
+
+@pytest.fixture
+def archive(tmp_path):
+    return archive_of(tmp_path / "model.tar.gz")
+
+
+def test_an_imported_directory_holds_a_model_and_says_where_it_comes_from(
+    archive, tmp_path, capsys
+):
+    assert main(["import-model", str(archive), str(tmp_path / "deep" / "model")]) == 0
+    folder = tmp_path / "deep" / "model"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "MODEL_CARD.md",
+        "config.json",
+        "weights.safetensors",
+    ]
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]  # nothing left over
+    card = (folder / "MODEL_CARD.md").read_text()
+    digest = subprocess.run(["sha256sum", archive], capture_output=True, text=True, check=True)
+    for fact in (
+        digest.stdout.split()[0],
+        "model_algo-1!symbol.json",
+        "longest sequences: 12 and 9, as the archive says",
+        "encoder 1 (`in1`): pooled_embedding, vocabulary of 50",
+        "sequences of at most 9 ids",
+        "2 hidden layers of 8 (relu)",
+    ):
+        assert fact in card
+    told = capsys.readouterr().err
+    assert "longest sequences: 12 and 9" in told and str(folder / "MODEL_CARD.md") in told
+    assert Object2Vec.load(folder).hash == Object2Vec.load(archive).hash
+
+
+def test_importing_does_not_need_torch(archive, tmp_path):
+    code = (
+        "import sys; from pipeline.__main__ import main;"
+        "code = main(['import-model', *sys.argv[1:]]); assert 'torch' not in sys.modules;"
+        "sys.exit(code)"
+    )
+    command = [sys.executable, "-c", code, str(archive), str(tmp_path / "m")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ})
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_importing_again_replaces_a_model_but_nothing_else(archive, tmp_path, capsys):
+    folder = tmp_path / "model"
+    for _ in range(2):
+        assert main(["import-model", str(archive), str(folder)]) == 0
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    assert main(["import-model", str(archive), str(tmp_path / "photos")]) == 3
+    assert "photos holds files, but no config.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["{archive}"], 2, "DIR"),
+        (["{archive}", "s3://bucket/model"], 2, "import-model writes to a disk"),
+        (["{archive}", "{new}", "--golden_input=x"], 2, "belong together"),
+        (["{archive}", "{new}", "--infer_max_seqlens=5"], 2, "two integers"),
+        (["{archive}", "{new}", "--nonsense"], 2, "--nonsense"),
+        (["{tmp}/missing.tar.gz", "{new}"], 3, "missing.tar.gz cannot be read: No such file"),
+        (["{tmp}", "{new}"], 3, "is a directory; import-model reads a model.tar.gz"),
+        (["{archive}", "{archive}"], 3, "is a file; a model needs a directory"),
+        (["{archive}", "{archive}/deeper"], 3, "deeper cannot be written: File exists"),
+        (["{archive}", "{new}", "--golden_input=/no", "--golden_output=/no"], 3, "/no: No such"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_line(archive, tmp_path, capsys, arguments, code, words):
+    names = {"archive": archive, "new": tmp_path / "new", "tmp": tmp_path}
+    assert main(["import-model", *(a.format(**names) for a in arguments)]) == code
+    told = capsys.readouterr().err
+    assert words in told and told.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["import-model", "--help"])
+    assert ended.value.code == 0
+    assert "--golden_output" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "object2vec import-model MODEL.TAR.GZ DIR" in capsys.readouterr().out
+
+
+def test_the_main_job_converts_an_archive_once(archive, tmp_path, cache, monkeypatch):
+    data = write_lines(tmp_path / "x.jsonl", records(30))
+    assert run(model=archive, input=data, output=tmp_path / "a") == 0
+    (converted,) = (cache / "converted").iterdir()
+
+    def read_again(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(importer, "read_archive", read_again)
+    assert run(model=archive, input=data, output=tmp_path / "b") == 0
+    moved = archive.rename(tmp_path / "elsewhere.tar.gz")  # by content, not by name
+    assert run(model=moved, input=data, output=tmp_path / "c") == 0
+    assert run(model=converted, input=data, output=tmp_path / "d") == 0
+    assert (
+        outputs(tmp_path / "a")
+        == outputs(tmp_path / "b")
+        == outputs(tmp_path / "c")
+        == outputs(tmp_path / "d")
+    )
+
+
+def test_an_archive_in_a_store_is_fetched_and_converted(archive, tmp_path, s3_store, cache):
+    data = write_lines(tmp_path / "x.jsonl", records(9))
+    store = open_store(f"{s3_store}/job/output")
+    store.put("model.tar.gz", archive.read_bytes())
+    uri = f"{s3_store}/job/output/model.tar.gz"
+    assert run(model=uri, input=data, output=tmp_path / "a") == 0
+    assert run(model=archive, input=data, output=tmp_path / "b") == 0
+    assert outputs(tmp_path / "a") == outputs(tmp_path / "b")
+    assert main(["import-model", uri, str(tmp_path / "model")]) == 0
+    assert len(list((cache / "fetched").iterdir())) == 1
+    store.put("model.tar.gz", archive_of(tmp_path / "other", seed=1).read_bytes())
+    assert run(model=uri, input=data, output=tmp_path / "c") == 0
+    assert outputs(tmp_path / "a") != outputs(tmp_path / "c")
+
+
+def test_a_missing_archive_in_a_store_is_named(s3_store, tmp_path, capsys):
+    data = write_lines(tmp_path / "x.jsonl", records(1))
+    assert run(model=f"{s3_store}/no/model.tar.gz", input=data, output=tmp_path / "out") == 3
+    assert "no/model.tar.gz holds no files" in capsys.readouterr().err
+
+
+def test_lengths_that_the_archive_does_not_say_have_to_be_said(tmp_path, capsys, cache):
+    archive = archive_of(tmp_path / "model.tar.gz", meta={})
+    data = write_lines(tmp_path / "x.jsonl", records(9))
+    assert run(model=archive, input=data, output=tmp_path / "out") == 3
+    told = capsys.readouterr().err
+    assert "enc0_max_seq_len" in told and "--infer_max_seqlens=F,B" in told
+    for lengths in ("7,8", "8,7"):
+        flags = [f"--infer_max_seqlens={lengths}"]
+        assert run(model=archive, input=data, output=tmp_path / lengths, flags=flags) == 0
+        folder = tmp_path / f"model {lengths}"
+        assert main(["import-model", str(archive), str(folder), *flags]) == 0
+        encoders = StoredConfig.load(folder).config.encoders
+        assert f"{encoders[0].max_seq_len},{encoders[1].max_seq_len}" == lengths
+    assert len(list((cache / "converted").iterdir())) == 2
+    assert Object2Vec.load(archive, (7, 8)).config.encoders[0].max_seq_len == 7
+
+
+def test_lengths_that_the_archive_says_are_the_models_whatever_the_job_asks_for(tmp_path, cache):
+    archive = archive_of(tmp_path / "model.tar.gz")
+    data = write_lines(tmp_path / "x.jsonl", records(9))
+    flags = ["--infer_max_seqlens=3,4"]
+    assert run(model=archive, input=data, output=tmp_path / "short", flags=flags) == 0
+    assert run(model=archive, input=data, output=tmp_path / "own") == 0
+    assert outputs(tmp_path / "short") != outputs(tmp_path / "own")
+    assert len(list((cache / "converted").iterdir())) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_named(archive, tmp_path, monkeypatch, capsys):
+    (tmp_path / "a_file").touch()
+    monkeypatch.setenv("OBJECT2VEC_CACHE", str(tmp_path / "a_file"))
+    data = write_lines(tmp_path / "x.jsonl", records(1))
+    assert run(model=archive, input=data, output=tmp_path / "out") == 3
+    assert "OBJECT2VEC_CACHE names another place" in capsys.readouterr().err
+
+
+def test_a_conversion_that_fails_leaves_nothing_in_the_cache(tmp_path, cache):
+    symbol, arrays = object2vec(Side()), random_arrays(Side())
+    del arrays["output_layer_bias"]
+    archive = tmp_path / "model.tar.gz"
+    archive.write_bytes(model_tar_gz(symbol, arrays, {"training_parameters": LENGTHS}))
+    data = write_lines(tmp_path / "x.jsonl", records(1))
+    assert run(model=archive, input=data, output=tmp_path / "out") == 3
+    assert list((cache / "converted").iterdir()) == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_that_are_not_finite_are_on_the_card(tmp_path):
+    arrays = random_arrays(Side())
+    arrays["embed_0_weight"][7, 3:5] = np.nan
+    archive = tmp_path / "model.tar.gz"
+    archive.write_bytes(model_tar_gz(object2vec(Side()), arrays, {"training_parameters": LENGTHS}))
+    assert main(["import-model", str(archive), str(tmp_path / "m")]) == 0
+    card = (tmp_path / "m" / "MODEL_CARD.md").read_text()
+    assert "2 numbers of encoders.0.embedding are not finite" in card
+
+
+def golden_pair(tmp_path, archive, count=40):
+    """Files of records and of the model's own answers."""
+    rows = [r for r in records(3 * count) if len(r) > 1][:count]
+    data = write_lines(tmp_path / "sample.jsonl", rows)
+    assert run(model=archive, input=data, output=tmp_path / "golden") == 0
+    return data, tmp_path / "golden" / "sample.jsonl.out"
+
+
+def test_the_agreement_with_a_sample_is_on_the_card(archive, tmp_path):
+    asked, told = golden_pair(tmp_path, archive)
+    flags = [f"--golden_input={asked}", f"--golden_output={told}"]
+    assert main(["import-model", str(archive), str(tmp_path / "m"), *flags]) == 0
+    card = (tmp_path / "m" / "MODEL_CARD.md").read_text()
+    num_pairs = asked.read_text().count('"in1"') - asked.read_text().count(': 0, "in1"')
+    assert "embeddings: largest difference 0.0e+00" in card and num_pairs
+
+
+@pytest.mark.parametrize("kind", ["embeddings", "scores"])
+@pytest.mark.parametrize(
+    ("factor", "agrees"), [(1 + 4e-6, True), (1 + 4e-4, False), (np.nan, False)]
+)
+def test_one_number_decides_whether_answers_agree(archive, tmp_path, kind, factor, agrees):
+    asked, told = golden_pair(tmp_path, archive)
+    lines = [json.loads(line) for line in told.read_text().splitlines()]
+    place = [number for number, line in enumerate(lines) if kind in line][1]
+    numbers = lines[place][kind]
+    largest = max(range(len(numbers)), key=lambda i: abs(numbers[i]))
+    numbers[largest] = numbers[largest] * factor if np.isfinite(factor) else 1e300
+    expected = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    found = compare(Object2Vec.load(archive), asked.read_bytes(), expected)
+    difference = next(d for d in found if d.kind == kind)
+    other = next(d for d in found if d.kind != kind)
+    assert difference.agrees is agrees and difference.worst_line == place + 1
+    assert other.agrees and other.tolerance_share == 0.0
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda asked, told: (asked[:-1], told), "39 records, but 40 expected answers"),
+        (lambda asked, told: (asked, [*told[:3], "{}", *told[4:]]), "line 4 of the expected"),
+        (lambda asked, told: (asked, [*told[:3], "{", *told[4:]]), "line 4 of the expected"),
+        (
+            lambda asked, told: ([*asked[:2], '{"in0":[7.5]}', *asked[3:]], told),
+            "line 3 of the rec",
+        ),
+    ],
+)
+def test_samples_that_cannot_be_compared_are_refused_by_line(
+    archive, tmp_path, capsys, damage, words
+):
+    asked, told = golden_pair(tmp_path, archive)
+    for path, lines in zip(
+        (asked, told),
+        damage(asked.read_text().splitlines(), told.read_text().splitlines()),
+        strict=True,
+    ):
+        path.write_text("\n".join(lines) + "\n")
+    capsys.readouterr()
+    flags = [f"--golden_input={asked}", f"--golden_output={told}"]
+    assert main(["import-model", str(archive), str(tmp_path / "m"), *flags]) == 3
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
