@@ -2,7 +2,7 @@
 
 from setuptools import find_packages, setup
 
-VERSION = "0.1.0"  # the top version of CHANGELOG.md
+VERSION = "0.2.0"  # the top version of CHANGELOG.md
 
 S3 = ["boto3>=1.44,<2"]
 

@@ -275,7 +275,7 @@ class StoredConfig:
         except OSError as error:
             raise ModelError(
                 f"{file}: {error.strerror or error}; a model is a directory that holds"
-                f" {CONFIG_FILE} and its weights"
+                f" {CONFIG_FILE} and its weights, or a model.tar.gz, named as a file"
             ) from error
         except ValueError as error:
             raise ModelError(f"{file} is not JSON: {error}") from error

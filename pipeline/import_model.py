@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from object2vec.errors import InputError, ModelError, UsageError
@@ -39,7 +39,7 @@ class ImportOptions:
     Attributes:
       archive: path or uri of the archive.
       folder: where the model directory goes.
-      max_seq_lens: longest sequences, for an archive that does not say them itself.
+      max_seq_lens: longest sequences, instead of those of the training.
       golden: files of records and of the answers expected to them.
     """
 
@@ -67,7 +67,7 @@ def parse_import(argv: Sequence[str]) -> ImportOptions:
     parser.add_argument(
         "--infer_max_seqlens",
         metavar="F,B",
-        help="longest sequences of in0 and in1, for an archive that does not say them itself",
+        help="longest sequences of in0 and in1, instead of those of the training",
     )
     parser.add_argument(
         "--golden_input", metavar="FILE", help="JSON Lines of records that SageMaker answered"
@@ -82,6 +82,9 @@ def parse_import(argv: Sequence[str]) -> ImportOptions:
     if "://" in ours.folder:
         raise UsageError(f"{ours.folder}: import-model writes to a disk; copy the directory then")
     golden = [ours.golden_input, ours.golden_output]
+    for path in golden:
+        if path is not None and "://" in path:
+            raise UsageError(f"{path}: answers are compared with files on a disk; copy it first")
     if None in golden and golden != [None, None]:
         raise UsageError("--golden_input and --golden_output belong together; give both")
     return ImportOptions(
@@ -111,6 +114,7 @@ def import_model(options: ImportOptions) -> list[str]:
     try:
         scratch.mkdir(parents=True, exist_ok=True)
         with read_archive(archive, scratch, options.max_seq_lens) as imported:
+            imported = _with_lengths(imported, options.max_seq_lens)
             sections = [*imported.sections, *_agreement(imported, options.golden)]
             write_folder(options.folder, imported.config, imported.weights, sections)
     except OSError as error:
@@ -118,6 +122,29 @@ def import_model(options: ImportOptions) -> list[str]:
         raise ModelError(text) from error
     lines = [f"  {line}" for title, facts in sections if facts for line in (f"{title}:", *facts)]
     return [*lines, f"  Model card: {options.folder / CARD_FILE}"]
+
+
+def _with_lengths(imported: ImportedModel, lengths: tuple[int, int] | None) -> ImportedModel:
+    """The same model with other longest sequences.
+
+    Raises:
+      UsageError: it cannot have them.
+    """
+    if lengths is None:
+        return imported
+    try:
+        first, second = (
+            replace(encoder, max_seq_len=length)
+            for encoder, length in zip(imported.config.encoders, lengths, strict=True)
+        )
+    except ValueError as error:
+        raise UsageError(f"--infer_max_seqlens={lengths[0]},{lengths[1]}: {error}") from error
+    asked = f"in0 {lengths[0]}, in1 {lengths[1]}: what this directory was imported with"
+    return replace(
+        imported,
+        config=replace(imported.config, encoders=(first, second)),
+        sections=(*imported.sections, ("Longest sequences that were asked for", [asked])),
+    )
 
 
 def _agreement(imported: ImportedModel, golden: tuple[Path, Path] | None) -> list[Section]:

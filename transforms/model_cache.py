@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from object2vec.cache import cache_folder
+from object2vec.cache import cache_folder, unfinished_folder
+from object2vec.config import CONFIG_FILE
 from object2vec.errors import ModelError
 from object2vec.sagemaker.importer import converted
 from transforms.storage import FileStat, Store, open_store
 
 _READ_BYTES = 8 * 2**20
+
+_ARCHIVES = (".tar.gz", ".tgz", ".tar", "model_algo-1")
 
 
 def find_model(uri: str, max_seq_lens: tuple[int, int] | None = None) -> str:
@@ -26,7 +27,7 @@ def find_model(uri: str, max_seq_lens: tuple[int, int] | None = None) -> str:
 
     Args:
       uri: a model directory or a `model.tar.gz`, on a disk or in a store.
-      max_seq_lens: longest sequences, for an archive that does not say them itself.
+      max_seq_lens: longest sequences, for a side of which the archive does not say it.
 
     Raises:
       ModelError: there is nothing at `uri`, or the archive cannot be used.
@@ -40,22 +41,33 @@ def fetch_model(uri: str) -> str:
     """A local path of what lies at `uri`: a directory, or a single file.
 
     Raises:
-      ModelError: there is nothing at `uri`.
+      ModelError: there is nothing at `uri`; or a folder that holds no model, but an archive.
       StorageError: the store failed.
     """
     store = open_store(uri)
     if store.is_local:
+        if os.path.isdir(store.root):
+            _check_folder(uri, os.listdir(store.root))
         return store.root
-    files = list(store.list())
-    if files:
-        return str(_fetched(store, files))
     parent, _, name = store.root.rpartition("/")
-    if not parent.endswith("/"):  # else the root is a bucket
-        store = open_store(parent)
-        file = store.stat(name)
+    if name.endswith(_ARCHIVES):  # looked for first: who may read it may not be allowed to list
+        file = open_store(parent).stat(name)
         if file is not None:
-            return str(_fetched(store, [file]) / name)
-    raise ModelError(f"{uri} holds no files; --model must be a model directory or a model.tar.gz")
+            return str(_fetched(open_store(parent), [file]) / name)
+    files = list(store.list())
+    if not files:
+        raise ModelError(
+            f"{uri} holds no files; --model must be a model directory or a model.tar.gz"
+        )
+    _check_folder(uri, [file.name for file in files])
+    return str(_fetched(store, files))
+
+
+def _check_folder(uri: str, names: Sequence[str]) -> None:
+    archives = [name for name in names if name.endswith(_ARCHIVES)]
+    if archives and CONFIG_FILE not in names:
+        archive = f"{uri.rstrip('/')}/{archives[0]}"
+        raise ModelError(f"{uri} is no model directory; did you mean {archive}?")
 
 
 def _fetched(store: Store, files: Sequence[FileStat]) -> Path:
@@ -67,21 +79,26 @@ def _fetched(store: Store, files: Sequence[FileStat]) -> Path:
     found = folder / name
     if found.is_dir():
         return found
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder))
     try:
-        for file in files:
-            path = unfinished / file.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "wb") as copy:
-                for start in range(0, file.size, _READ_BYTES):
-                    stop = min(start + _READ_BYTES, file.size)
-                    copy.write(store.read(file.name, start, stop, file.version))
-        if not found.is_dir():  # else another process was faster
-            os.rename(unfinished, found)
-    except OSError:
-        if not found.is_dir():
-            raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        with unfinished_folder(folder, name) as unfinished:
+            for file in files:
+                _fetch(store, file, unfinished / file.name)
+            try:
+                unfinished.rename(found)
+            except OSError:
+                if not found.is_dir():  # else another process was faster
+                    raise
+    except OSError as error:
+        raise ModelError(
+            f"{store.root} cannot be fetched into {folder}: {error.strerror or error};"
+            " OBJECT2VEC_CACHE names another place"
+        ) from error
     return found
+
+
+def _fetch(store: Store, file: FileStat, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as copy:
+        for start in range(0, file.size, _READ_BYTES):
+            stop = min(start + _READ_BYTES, file.size)
+            copy.write(store.read(file.name, start, stop, file.version))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from object2vec.cache import cache_folder, content_hash
-from object2vec.config import ModelConfig
+from object2vec.cache import cache_folder, content_hash, identity, unfinished_folder
+from object2vec.config import MAX_SEQ_LEN, ModelConfig, StoredConfig
 from object2vec.errors import ModelError
-from object2vec.folder import Section, write_folder
+from object2vec.folder import CARD_FILE, WEIGHTS_FILE, Section, write_folder
 from object2vec.sagemaker.archive import Artifact, open_archive
 from object2vec.sagemaker.hyperparameters import max_seq_lens as stated_max_seq_lens
 from object2vec.sagemaker.hyperparameters import remarks
-from object2vec.sagemaker.network import Network, read_network
+from object2vec.sagemaker.network import read_network
 from object2vec.sagemaker.params import read_params
 from object2vec.sagemaker.symbol import parse_symbol
 from object2vec.sagemaker.weights import config_of, weights_of
@@ -44,14 +43,16 @@ class ImportedModel:
     Attributes:
       config: the model's configuration.
       weights: float32, as `folder.write_folder` takes them; large ones are mapped files.
-      sections: for the model card.
-      says_lengths: whether the archive itself says how long sequences may be.
+      sections: for the model card; the first says where the model comes from.
+      says_lengths: whether the archive itself says how long sequences may be, on both sides.
+      sha256: of the archive, in hex.
     """
 
     config: ModelConfig
     weights: Mapping[str, np.ndarray]
     sections: tuple[Section, ...]
     says_lengths: bool
+    sha256: str
 
 
 @contextmanager
@@ -63,15 +64,22 @@ def read_archive(
     Args:
       path: a `model.tar.gz`, or the `model_algo-1` out of it.
       scratch: a folder for nameless temporary files, up to twice the size of the weights.
-      max_seq_lens: longest sequences, for an archive that does not say them itself.
+      max_seq_lens: longest sequences, for a side of which the archive does not say it.
 
     Raises:
       ModelError: the archive cannot be used; names the member, the reason, what to do.
     """
+    try:
+        before = identity(path)
+        sha256 = content_hash(path)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
     with ExitStack() as stack:
         try:
             artifact = stack.enter_context(open_archive(path, scratch))
-            imported = _read(path, artifact, scratch, max_seq_lens)
+            imported = _read(path, artifact, scratch, max_seq_lens, sha256)
+            if identity(path) != before:
+                raise ModelError("it changed while it was read; run again when it is complete")
         except ModelError as error:
             text = str(error)
             raise ModelError(text if text.startswith(str(path)) else f"{path}: {text}") from error
@@ -84,7 +92,11 @@ def read_archive(
 
 
 def _read(
-    path: Path, artifact: Artifact, scratch: Path, given: tuple[int, int] | None
+    path: Path,
+    artifact: Artifact,
+    scratch: Path,
+    given: tuple[int, int] | None,
+    sha256: str,
 ) -> ImportedModel:
     network = read_network(
         parse_symbol(artifact.symbol, artifact.symbol_name), artifact.symbol_name
@@ -94,8 +106,18 @@ def _read(
     config = config_of(network, lengths, artifact.symbol_name)
     arrays = read_params(artifact.params, artifact.params_size, artifact.params_name)
     weights = weights_of(network, config, arrays, artifact.params_name, scratch)
-    sections = _sections(path, artifact, network, weights, origin)
-    return ImportedModel(config, weights, sections, says_lengths=None not in stated)
+    source = [
+        f"made by Amazon SageMaker's Object2Vec; read from {path.name!a}, sha256 `{sha256}`",
+        f"graph: {artifact.symbol_name}; weights: {artifact.params_name}",
+        f"longest sequences: {origin}",
+    ]
+    remarked = remarks(artifact.metadata, network)
+    sections = (
+        ("Where it comes from", source),
+        ("What was inferred", [*network.inferred, *_not_finite(weights)]),
+        ("Where its hyperparameters say other than its graph (the graph counts)", remarked),
+    )
+    return ImportedModel(config, weights, sections, None not in stated, sha256)
 
 
 def _longest_sequences(
@@ -105,46 +127,28 @@ def _longest_sequences(
 
     No graph holds them: its inputs have no fixed length.
     """
-    first, second = stated
-    if first is not None and second is not None:
-        return (first, second), f"{first} and {second}, as the archive says"
-    if given is not None:
-        return given, f"{given[0]} and {given[1]}, as was asked for; the archive does not say"
+    if given is None:
+        given = (0, 0)
+    lengths = tuple(g if s is None else s for s, g in zip(stated, given, strict=True))
+    if 0 not in lengths:
+        said = [
+            f"{length}, as {'was asked for (the archive does not say)' if s is None else 'it says'}"
+            for length, s in zip(lengths, stated, strict=True)
+        ]
+        return (lengths[0], lengths[1]), f"in0 {said[0]}; in1 {said[1]}"
     where = ", ".join(artifact.metadata) or "no metadata at all"
     raise ModelError(
-        f"the archive does not say how long sequences may be (looked for enc0_max_seq_len in:"
+        "the archive does not say how long sequences may be (looked for enc0_max_seq_len in:"
         f" {where}); say it with --infer_max_seqlens=F,B (from Python: max_seq_lens)"
     )
 
 
-def _sections(
-    path: Path,
-    artifact: Artifact,
-    network: Network,
-    weights: Mapping[str, np.ndarray],
-    origin: str,
-) -> tuple[Section, ...]:
-    source = [
-        f"made by Amazon SageMaker's Object2Vec; read from {path.name!a}, sha256"
-        f" `{content_hash(path)}`",
-        f"graph: {artifact.symbol_name}; weights: {artifact.params_name}",
-        f"longest sequences: {origin}",
-    ]
-    inferred = list(network.inferred)
+def _not_finite(weights: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """A sentence for each array with NaN or infinities in it."""
     for name, array in weights.items():
         count = _num_not_finite(array)
         if count:
-            inferred.append(
-                f"{count:,} numbers of {name} are not finite; records that meet them are refused"
-            )
-    return (
-        ("Where it comes from", source),
-        ("What was inferred", inferred),
-        (
-            "Where its hyperparameters say other than its graph (the graph counts)",
-            remarks(artifact.metadata, network),
-        ),
-    )
+            yield f"{count:,} numbers of {name} are not finite; records that meet them are refused"
 
 
 def _num_not_finite(array: np.ndarray) -> int:
@@ -156,42 +160,64 @@ def _num_not_finite(array: np.ndarray) -> int:
 
 
 def converted(path: Path, max_seq_lens: tuple[int, int] | None = None) -> Path:
-    """The model directory of an archive, in the cache; made if it is not there yet.
+    """The model directory of an archive, in the cache; made if it is not there, whole.
 
     Args:
-      max_seq_lens: as `read_archive`.
+      max_seq_lens: longest sequences, for a side of which the archive does not say it.
 
     Raises:
       ModelError: as `read_archive`; or the cache cannot be written.
+      ValueError: a length is not in 1 to 5000.
     """
+    for length in max_seq_lens or ():
+        if not 1 <= length <= MAX_SEQ_LEN:
+            raise ValueError(f"max_seq_lens: {length} is outside 1 to {MAX_SEQ_LEN}")
+    folder = cache_folder() / "converted"
     try:
-        return _converted(path, cache_folder() / "converted", max_seq_lens)
+        return _converted(path, folder, max_seq_lens)
     except OSError as error:
         raise ModelError(
-            f"{path} cannot be converted into {cache_folder()}: {error.strerror or error};"
+            f"{path} cannot be converted into {folder}: {error.strerror or error};"
             " OBJECT2VEC_CACHE names another place"
         ) from error
 
 
 def _converted(path: Path, folder: Path, max_seq_lens: tuple[int, int] | None) -> Path:
-    name = f"{content_hash(path)[:32]}-{IMPORTER_VERSION}"
     # Lengths that were asked for make another model only where the archive says none.
-    names = [name] if max_seq_lens is None else [name, f"{name}-%d,%d" % max_seq_lens]
-    for candidate in names:
-        if (folder / candidate).is_dir():
-            return folder / candidate
+    ends = ("",) if max_seq_lens is None else ("", "-{},{}".format(*max_seq_lens))
+    sha256 = content_hash(path)
+    for end in ends:
+        found = folder / _name(sha256, end)
+        if found.is_dir():
+            if _is_whole(found):
+                return found
+            _LOG.warning("%s is damaged; %s is converted again", found, path)
+            shutil.rmtree(found, ignore_errors=True)
     _LOG.info("converting %s, once", path)
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder))
-    try:
+    with unfinished_folder(folder, sha256[:8]) as unfinished:
         with read_archive(path, folder, max_seq_lens) as imported:
             write_folder(unfinished / "model", imported.config, imported.weights, imported.sections)
-        found = folder / (name if imported.says_lengths else names[-1])
+        # Not by the first hash: the archive may have been replaced since.
+        found = folder / _name(imported.sha256, ends[0] if imported.says_lengths else ends[-1])
         try:
             (unfinished / "model").rename(found)
         except OSError:
             if not found.is_dir():  # else another process was faster
                 raise
-        return found
-    finally:
-        shutil.rmtree(unfinished)
+    for title, sentences in imported.sections[1:]:
+        for sentence in sentences:
+            _LOG.info("%s: %s", title, sentence)
+    _LOG.info("converted; its card: %s", found / CARD_FILE)
+    return found
+
+
+def _name(sha256: str, end: str) -> str:
+    return f"{sha256[:32]}-{IMPORTER_VERSION}{end}"
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        stated = StoredConfig.load(folder).weights_sha256
+        return content_hash(folder / WEIGHTS_FILE) == stated
+    except (ModelError, OSError):
+        return False
