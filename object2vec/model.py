@@ -199,7 +199,8 @@ class Object2Vec:
           ValueError: an argument is wrong; or an id is no integer, or is outside the
             vocabulary of an encoder that refuses that (sequence and place are named).
         """
-        engine = self._engine((max_seq_len, max_seq_len))
+        # Of the other side nothing runs, so its own length stays, which it can run.
+        engine = self._engine((None, max_seq_len) if side == 1 else (max_seq_len, None))
         checked = self._checked("sequences", sequences, side, engine)
         batch = _side_by_side(checked, [side] * len(checked))
         return engine.encode(batch).vectors[side]

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from artefacts import model_tar_gz
+from artefacts import RowSparse, model_tar_gz
 from graphs import Side, object2vec, random_arrays
 from jobs import ROOT, outputs, records, run, write_lines
 
@@ -421,3 +421,26 @@ def test_samples_that_cannot_be_compared_are_refused_by_line(
     assert main(["import-model", str(archive), str(tmp_path / "m"), *flags]) == 3
     assert words in capsys.readouterr().err
     assert not (tmp_path / "m").exists()
+
+
+def test_lengths_that_cannot_be_used_give_way_to_those_asked_for(tmp_path, capsys):
+    meta = {"enc0_max_seq_len": "many", "enc1_max_seq_len": "9"}
+    archive = archive_of(tmp_path / "model.tar.gz", meta=meta)
+    assert main(["import-model", str(archive), str(tmp_path / "m")]) == 3
+    assert "--infer_max_seqlens=F,B says them instead" in capsys.readouterr().err
+    flags = ["--infer_max_seqlens=7,8"]
+    assert main(["import-model", str(archive), str(tmp_path / "m"), *flags]) == 0
+    encoders = StoredConfig.load(tmp_path / "m").config.encoders
+    assert [encoder.max_seq_len for encoder in encoders] == [7, 8]
+
+
+def test_absent_rows_are_for_tables_alone(tmp_path, capsys):
+    arrays = random_arrays(Side())
+    width = arrays["mlp_fc0_weight"].shape[1]
+    empty = RowSparse(np.zeros((0, width), np.float32), np.zeros(0, np.int64), (8, width))
+    arrays["mlp_fc0_weight"] = empty
+    archive = tmp_path / "model.tar.gz"
+    archive.write_bytes(model_tar_gz(object2vec(Side()), arrays, {"training_parameters": LENGTHS}))
+    assert main(["import-model", str(archive), str(tmp_path / "m")]) == 3
+    told = capsys.readouterr().err
+    assert "mlp_fc0_weight" in told and "is row_sparse, which only tables" in told

@@ -132,6 +132,15 @@ def test_all_layouts_are_read(layout, tmp_path):
     assert names == (symbol_name, params_name)
 
 
+def test_a_byte_order_mark_is_read_as_if_it_were_not_there(tmp_path):
+    mark = b"\xef\xbb\xbf"
+    box = zip_of({"meta.json": mark + META, "symbol.json": mark + b"\n" + SYMBOL, "p": PARAMS})
+    (symbol, _, metadata), _ = contents(tar_gz_of({"model_algo-1": box}), tmp_path)
+    assert symbol == b"\n" + SYMBOL
+    assert metadata == {"model_algo-1!meta.json": json.loads(META)}
+    assert "like JSON" in refusal(mark + META, tmp_path)
+
+
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize("name", ["m" * 90, f"{'d' * 80}/{'m' * 80}", "dir/model_algo-1"])
 def test_tars_of_all_formats_are_read(format, name, tmp_path):

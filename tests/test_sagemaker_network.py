@@ -347,6 +347,11 @@ REFUSED = {
         "vector_0",
         {"inputs": ["max_0_1", "max_0_1"]},
     ),
+    "the last layer twice": (
+        "hcnn",
+        "vector_0",
+        {"inputs": ["max_0_0", "max_0_1", "max_0_1"], "num_args": "3"},
+    ),
     "layers in another order": ("hcnn", "vector_0", {"inputs": ["max_0_1", "max_0_0"]}),
     "a layer of the other side": ("hcnn", "vector_1", {"inputs": ["max_0_0", "max_1_1"]}),
     "concat along records": ("hcnn", "vector_0", {"dim": "0"}),
@@ -627,6 +632,36 @@ def test_inputs_of_other_names_are_told_by_their_order_and_the_card_says_so():
     assert network.inferred == (
         "The inputs of the graph are called 'left' and 'right'; in0 and in1 were told by their"
         " order.",
+    )
+
+
+@pytest.mark.parametrize(("known", "side"), [("source", 0), ("in0", 0), ("target", 1)])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_one_known_name_decides_both_sides_and_the_card_says_so(known, side, is_first):
+    names = (known, "other") if is_first else ("other", known)
+    symbol = object2vec(POOLED, Side(vocab_size=99), comparators=("hadamard",))
+    symbol = renamed(symbol, ("source", "x"), ("target", names[1]), ("x", names[0]))
+    network = read(symbol)
+    sizes = [encoder.vocab_size for encoder in network.encoders]
+    assert sizes == ([50, 99] if is_first == (side == 0) else [99, 50])
+    assert network.inferred == (
+        f"Inputs of the graph are called '{known}', which is in{side}, and 'other', which was"
+        f" taken for in{1 - side}.",
+    )
+
+
+def test_two_names_of_one_side_are_told_by_their_order():
+    network = read(renamed(GRAPHS["hcnn"], ("source", "in1")))
+    assert network.encoders == NETWORKS["hcnn"].encoders
+    assert "'in1' and 'target'; in0 and in1 were told by their order" in network.inferred[0]
+
+
+def test_a_padding_id_that_is_not_zero_is_on_the_card():
+    network = read(object2vec(POOLED, Side("hcnn", padding_id=7)))
+    assert [encoder.padding_id for encoder in network.encoders] == [0, 7]
+    assert network.inferred == (
+        "The graph takes id 7 of in1 for padding, not 0; so sequences are padded with that id,"
+        " and where it is sent it is no token.",
     )
 
 

@@ -221,6 +221,13 @@ def test_a_number_too_large_for_float32_is_refused_by_name(tmp_path):
     assert "array 'a' holds -1e+39" in text
 
 
+@pytest.mark.parametrize(("dtype", "bits"), [("float64", 0x7FF0000000000001), ("float16", 0x7C01)])
+def test_a_signalling_nan_is_a_nan_and_no_warning(dtype, bits, tmp_path):
+    words = np.array([bits, 0], "u8" if dtype == "float64" else "u2")
+    found = read(ndarray_list({"a": words.view(dtype)}), tmp_path)["a"]
+    np.testing.assert_array_equal(found, [np.nan, 0])
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [

@@ -26,6 +26,7 @@ class InMemory:
 
     array: np.ndarray
     num_reads: int = 0
+    is_row_sparse: bool = False
 
     @property
     def shape(self):
@@ -241,41 +242,107 @@ FIRST = {"enc0_max_seq_len": "82"}
         (said(epochs="3"), (None, None)),
         (said(**FIRST), (82, 82)),
         (said(**FIRST, enc1_network="enc0"), (82, 82)),
-        (said(**FIRST, enc1_network="enc0", enc1_max_seq_len="7"), (82, 82)),
+        (said(**FIRST, enc1_network="enc0", enc1_max_seq_len="7"), (82, 7)),
+        (said(**FIRST, enc1_network="enc0", enc1_max_seq_len="0"), (82, 82)),
+        (said(**FIRST, enc1_network="enc0", enc1_max_seq_len="many"), (82, 82)),
+        (said(enc1_network="enc0", enc1_max_seq_len="7"), (None, 7)),
+        (said(**FIRST, enc1_network=None), (82, 82)),
+        (said(**FIRST, enc1_network=""), (82, 82)),
         (said(**FIRST, enc1_network="hcnn"), (82, None)),
         (said(**FIRST, enc1_network="hcnn", enc1_max_seq_len="7"), (82, 7)),
         (said(**FIRST, enc1_max_seq_len="7"), (82, 7)),
         (said(enc0_max_seq_len=1, enc1_max_seq_len=5000), (1, 5000)),
         (said(enc1_max_seq_len=7), (None, 7)),
         (said(max_seq_lens=[3, "4"]), (3, 4)),
+        (said(max_seq_lens=[3.0, None]), (3, None)),
+        (said(max_seq_lens=[None, None]), (None, None)),
+        (said(enc0_max_seq_len="24.0", enc1_max_seq_len=30.0), (24, 30)),
+        (said(enc0_max_seq_len=" 24. ", enc1_max_seq_len=" auto "), (24, 24)),
         ({"a.json": FIRST}, (82, 82)),
         ({"a.json": {"config": FIRST}}, (82, 82)),
         ({"a.json": {"config": {"encoder": FIRST}}}, (82, 82)),
         ({"a.json": [1], "b.json": 3, "c.json": FIRST}, (82, 82)),
         (
             {
-                "a.json": {"x": {"enc0_max_seq_len": 3}},
-                "b.json": said(**FIRST)["model_algo-1!meta.json"],
+                "a.json": {
+                    "x": {"enc0_max_seq_len": 3},
+                    "training_parameters": {**FIRST, "enc1_max_seq_len": "7"},
+                }
             },
-            (82, 82),
+            (82, 7),
         ),
+        ({"a.json": FIRST, "b.json": {"x": {"enc0_max_seq_len": 82.0}}}, (82, 82)),
+        ({"a.json": FIRST, "b.json": {"enc1_max_seq_len": 7}}, (82, 7)),
+        ({"b.json": {"enc1_max_seq_len": 7}, "a.json": FIRST}, (82, 7)),
     ],
 )
 def test_the_longest_sequences_are_found(metadata, lengths):
     assert max_seq_lens(metadata) == lengths
 
 
-@pytest.mark.parametrize("value", ["0", "5001", "many", "3.0", "-1", "", 3.0, True, [3], 10**30])
+@pytest.mark.parametrize("value", ["", " ", None, "None", "none", "NULL", "auto"])
+def test_a_length_may_be_said_not_to_be_said(value):
+    assert max_seq_lens(said(**FIRST, enc1_max_seq_len=value)) == (82, 82)
+    hcnn = {"enc1_network": "hcnn", "enc1_max_seq_len": value}
+    assert max_seq_lens(said(**FIRST, **hcnn)) == (82, None)
+    assert max_seq_lens(said(enc0_max_seq_len=value, enc1_max_seq_len=value)) == (None, None)
+    assert max_seq_lens(said(enc0_max_seq_len=value, enc1_max_seq_len=7)) == (None, 7)
+
+
+INSTEAD = "; --infer_max_seqlens=F,B says them instead$"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "0",
+        "0.0",
+        "5001",
+        "many",
+        "3.5",
+        "1e2",
+        "-1",
+        "\u0663",
+        0.0,
+        np.nan,
+        np.inf,
+        True,
+        [3],
+        10**30,
+    ],
+)
 @pytest.mark.parametrize("key", ["enc0_max_seq_len", "enc1_max_seq_len"])
 def test_a_length_that_is_none_is_refused_by_member_and_key(key, value):
-    with pytest.raises(ModelError, match=f"model_algo-1!meta.json: {key} is"):
+    with pytest.raises(ModelError, match=f"^model_algo-1!meta.json: {key} is .*{INSTEAD}"):
         max_seq_lens(said(**{**FIRST, key: value}))
 
 
 @pytest.mark.parametrize("pair", [[1], [1, 2, 3], [1, "x"], [0, 1]])
 def test_a_pair_of_lengths_that_is_none_is_refused(pair):
-    with pytest.raises(ModelError, match=r"meta.json: max_seq_lens"):
+    with pytest.raises(ModelError, match=f"meta.json: max_seq_lens .*{INSTEAD}"):
         max_seq_lens(said(max_seq_lens=pair))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "side", "lengths"),
+    [
+        (FIRST, {"enc0_max_seq_len": 3}, 0, (82, 3)),
+        (FIRST, {"x": {"enc0_max_seq_len": "3"}}, 0, (82, 3)),
+        (
+            {"max_seq_lens": [5, 7]},
+            {**FIRST, "enc0_max_seq_len": 5, "enc1_max_seq_len": 8},
+            1,
+            (7, 8),
+        ),
+    ],
+)
+def test_members_that_state_different_lengths_are_both_named(first, second, side, lengths):
+    with pytest.raises(ModelError) as caught:
+        max_seq_lens({"a.json": first, "other.json": {}, "b.json": second})
+    assert str(caught.value) == (
+        f"a.json says that sequences of in{side} have at most {lengths[0]} ids, b.json says"
+        f" {lengths[1]}; --infer_max_seqlens=F,B says them instead"
+    )
 
 
 AGREED = {
@@ -338,6 +405,39 @@ def test_settings_of_encoder_1_are_not_remarked_where_it_copies_encoder_0():
     values = {**AGREED, "enc1_network": "enc0", "enc1_token_embedding_dim": "300"}
     assert remarks(said(**values), read(HCNN)) == ()
     values |= {"enc0_max_seq_len": "82", "enc1_max_seq_len": "7"}
-    (sentence,) = remarks(said(**values), read(HCNN))
-    assert "enc1_max_seq_len is 7" in sentence
-    assert "82 was taken" in sentence
+    assert remarks(said(**values), read(HCNN)) == (
+        "model_algo-1!meta.json says enc1_max_seq_len is 7, but also that encoder 1 has the"
+        " settings of encoder 0, whose length is 82; 7 was taken.",
+    )
+    (sentence,) = remarks(said(**{**values, "enc1_max_seq_len": "0"}), read(HCNN))
+    assert "enc1_max_seq_len is 0" in sentence and "82 was taken" in sentence
+    for same in ("82", 82.0, "", None, "auto"):
+        assert remarks(said(**{**values, "enc1_max_seq_len": same}), read(HCNN)) == ()
+
+
+def test_buckets_of_training_are_remarked():
+    network = read(HCNN, POOLED)
+    for width in ("0", 0, "", None, "none"):
+        assert remarks(said(**AGREED, bucket_width=width), network) == ()
+    for width in ("10", 10, "10.0"):
+        (sentence,) = remarks(said(bucket_width=width), network)
+        assert sentence.startswith(
+            "model_algo-1!meta.json says bucket_width is 10: training padded"
+        )
+        assert "not known" in sentence and "padded to the longest" in sentence
+
+
+def test_a_storage_type_that_is_not_that_of_the_operator_is_remarked():
+    sparse = Side(op="_contrib_SparseEmbedding")
+    dense, rows = (said(token_embedding_storage_type=kind) for kind in ("dense", "row_sparse"))
+    assert remarks(dense, read(POOLED)) == remarks(rows, read(sparse)) == ()
+    assert remarks(said(token_embedding_storage_type=""), read(POOLED)) == ()
+    assert remarks(rows, read(sparse, POOLED)) == (
+        "model_algo-1!meta.json says token_embedding_storage_type is row_sparse; the graph looks"
+        " up in1 with Embedding, which clips ids out of range, and that was taken.",
+    )
+    said_dense = remarks(dense, read(sparse))
+    assert [
+        sentence.count(f"in{side} with _contrib_SparseEmbedding, which refuses ids")
+        for side, sentence in enumerate(said_dense)
+    ] == [1, 1]

@@ -38,6 +38,9 @@ _MAX_METADATA_BYTES = 1 << 20
 _MAX_ALL_METADATA_BYTES = 2 << 20
 """Objects made of JSON take up to 25 times the text."""
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""What some editors put before UTF-8; no parser of JSON has to take it."""
+
 _HEAD_BYTES = 512
 _PIECE_BYTES = 1 << 18
 
@@ -164,7 +167,7 @@ class _Finds:
             self._stack.enter_context(file)
             _copy(member, head, file)
             self._params = (file, member.size, _shown(member.name))
-        elif head.lstrip().startswith(b"{"):
+        elif _begins_like_json(head):
             self._take_json(member, head)
         else:
             self._passed_over.append(f"{_shown(member.name)} ({_kind_of(head)})")
@@ -177,7 +180,7 @@ class _Finds:
         pieces = [head]
         while data := member.read(_PIECE_BYTES):
             pieces.append(data)
-        text = b"".join(pieces)
+        text = b"".join(pieces).removeprefix(_BYTE_ORDER_MARK)
         if _is_symbol(text):
             if self._symbol is not None:
                 raise _second(member.name, "a symbol", self._symbol[1])
@@ -220,6 +223,10 @@ class _Peek(msgspec.Struct):
     arg_nodes: msgspec.Raw
 
 
+def _begins_like_json(head: bytes) -> bool:
+    return head.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(b"{")
+
+
 def _is_symbol(text: bytes) -> bool:
     try:
         msgspec.json.decode(text, type=_Peek)
@@ -243,9 +250,8 @@ def _kind_of(head: bytes) -> str:
         return "empty"
     if head.startswith(LIST_MAGIC):
         return "a bare list of arrays"
-    start = head.lstrip()[:1]
-    if start == b"<":
+    if head.lstrip().startswith(b"<"):
         return "something like a web page or XML"
-    if start == b"{":
+    if _begins_like_json(head):
         return "something like JSON"
     return f"something that begins with {head[:8]!r}"

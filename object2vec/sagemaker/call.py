@@ -14,6 +14,7 @@ from object2vec.sagemaker.values import OfRecords, Tensor, Value
 _Tensor = TypeVar("_Tensor", bound=Tensor)
 
 _MAX_AXES = 4  # one more than any value of a network has
+_MAX_SHOWN = 6  # inputs in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,9 @@ class Call:
 
     def unfit(self) -> Refused:
         """For values that the rule does not know."""
-        reads = ", ".join(str(value) for value in self.values) or "nothing"
+        reads = ", ".join(str(value) for value in self.values[:_MAX_SHOWN]) or "nothing"
+        if len(self.values) > _MAX_SHOWN:
+            reads += f" and {len(self.values) - _MAX_SHOWN} more"
         return Refused(f"no Object2Vec network is known that applies it to: {reads}")
 
     def both_orders(self) -> Iterator[tuple[Value, Value]]:

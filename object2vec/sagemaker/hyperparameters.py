@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from object2vec.config import MAX_SEQ_LEN
@@ -19,6 +20,17 @@ from object2vec.sagemaker.symbol import shown
 
 _PARAMETERS = "training_parameters"
 
+_UNSAID = frozenset(("", "none", "null", "auto"))
+"""Texts that stand for a length that nobody gave."""
+
+_INSTEAD = "--infer_max_seqlens=F,B says them instead"
+
+_STORAGE = {
+    "clip": ("dense", "Embedding", "clips"),
+    "error": ("row_sparse", "_contrib_SparseEmbedding", "refuses"),
+}
+"""By what a table does with ids out of range: its storage type, its operator, that in words."""
+
 
 def max_seq_lens(metadata: Mapping[str, Any]) -> tuple[int | None, int | None]:
     """The longest sequences that the model was trained with, in ids.
@@ -27,43 +39,55 @@ def max_seq_lens(metadata: Mapping[str, Any]) -> tuple[int | None, int | None]:
       metadata: parsed JSON by the name of its member.
 
     Returns:
-      Of in0 and in1; None where nothing is said. Encoder 1 has those of encoder 0 if its
-      network is said to be `enc0`, or if nothing is said about it.
+      Of in0 and in1; None where nothing is said. Encoder 1 has a length of its own if one is
+      stated; else that of encoder 0, if its network is said to be `enc0` or nothing is said
+      about it.
 
     Raises:
-      ModelError: a length is not an integer from 1 to 5000; names member and key.
+      ModelError: a length is not an integer from 1 to 5000, names member and key; or two
+        members state different ones, names both.
     """
-    for member, values in _objects(metadata):
-        first = _length(values, "enc0_max_seq_len", member)
-        second = _length(values, "enc1_max_seq_len", member)
-        pair = values.get("max_seq_lens")
-        if first is None and second is None and isinstance(pair, list):
-            if len(pair) != 2:
-                raise ModelError(
-                    f"{member}: max_seq_lens has {len(pair)} values; there are two encoders"
-                )
-            return (
-                _checked_length(pair[0], "max_seq_lens", member),
-                _checked_length(pair[1], "max_seq_lens", member),
-            )
-        if first is None and second is None:
+    lengths: list[int | None] = [None, None]
+    members = ["", ""]
+    inherits = False
+    for member, document in metadata.items():
+        found = _stated(member, document)
+        if found is None:
             continue
-        if _is_copy(values) or (second is None and "enc1_network" not in values):
-            second = first if first is not None else second
-        return first, second
-    return None, None
+        for side, length in enumerate(found.lengths):
+            known = lengths[side]
+            if length is None or length == known:
+                continue
+            if known is not None:
+                raise ModelError(
+                    f"{members[side]} says that sequences of in{side} have at most {known} ids,"
+                    f" {member} says {length}; {_INSTEAD}"
+                )
+            lengths[side], members[side] = length, member
+        inherits = inherits or found.inherits
+    if inherits and lengths[1] is None:
+        lengths[1] = lengths[0]
+    return lengths[0], lengths[1]
 
 
 def remarks(metadata: Mapping[str, Any], network: Network) -> tuple[str, ...]:
-    """Where the hyperparameters say other than the graph.
+    """Where the hyperparameters say other than the graph, or what is not done as they say.
 
     Returns:
       Sentences for the model card.
     """
-    for member, values in _objects(metadata):
-        if any(key in values for key in ("enc_dim", "enc0_network", "comparator_list")):
-            return tuple(dict.fromkeys(_differences(member, values, network)))
-    return ()
+    sentences: dict[str, None] = {}  # each once, in order
+    for keys, remark in (
+        (("enc1_max_seq_len",), _on_lengths),
+        (("bucket_width",), _on_buckets),
+        (("token_embedding_storage_type",), _on_storage),
+        (("enc_dim", "enc0_network", "comparator_list"), _differences),
+    ):
+        for member, values in _objects(metadata):
+            if any(key in values for key in keys):
+                sentences.update(dict.fromkeys(remark(member, values, network)))
+                break
+    return tuple(sentences)
 
 
 def _objects(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -82,34 +106,114 @@ def _objects(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, An
                     yield from ((member, part) for part in value.values() if isinstance(part, dict))
 
 
-def _length(values: Mapping[str, Any], key: str, member: str) -> int | None:
-    return _checked_length(values[key], key, member) if values.get(key) is not None else None
+@dataclass(frozen=True, slots=True)
+class _Lengths:
+    """What one member states; `inherits` if encoder 1 has that of encoder 0 for want of one."""
+
+    lengths: tuple[int | None, int | None]
+    inherits: bool
 
 
-def _checked_length(value: Any, key: str, member: str) -> int:
-    text = value.strip() if isinstance(value, str) else value
-    if isinstance(text, str) and re.fullmatch("[0-9]{1,9}", text):
-        text = int(text)
-    # bool is an int in Python; as a length it is a mistake.
-    if not isinstance(text, int) or isinstance(text, bool) or not 1 <= text <= MAX_SEQ_LEN:
+def _stated(member: str, document: Any) -> _Lengths | None:
+    """The lengths in the likeliest place of a member that has any."""
+    for _, values in _objects({member: document}):
+        first = _length(values.get("enc0_max_seq_len"), "enc0_max_seq_len", member)
+        is_copy = _is_copy(values)
+        second = values.get("enc1_max_seq_len")
+        # A copy needs no length, so one that is none may stand there.
+        if not is_copy or first is None or _in_range(second):
+            second = _length(second, "enc1_max_seq_len", member)
+        else:
+            second = None
+        if first is not None or second is not None:
+            return _Lengths((first, second), is_copy or _is_unsaid(values.get("enc1_network")))
+        pair = values.get("max_seq_lens")
+        if isinstance(pair, list):
+            if len(pair) != 2:
+                raise ModelError(
+                    f"{member}: max_seq_lens has {len(pair)} values; there are two encoders;"
+                    f" {_INSTEAD}"
+                )
+            one, other = (_length(value, "max_seq_lens", member) for value in pair)
+            if one is not None or other is not None:
+                return _Lengths((one, other), inherits=False)
+    return None
+
+
+def _length(value: Any, key: str, member: str) -> int | None:
+    if _is_unsaid(value):
+        return None
+    length = _integer(value)
+    if length is None or not _in_range(value):
         raise ModelError(
-            f"{member}: {key} is {shown(str(value))}; it must be an integer from 1 to {MAX_SEQ_LEN}"
+            f"{member}: {key} is {_said(value, quoted=True)}; it must be an integer from 1 to"
+            f" {MAX_SEQ_LEN}; {_INSTEAD}"
         )
-    return text
+    return length
+
+
+def _is_unsaid(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value.strip().lower() in _UNSAID)
+
+
+def _in_range(value: Any) -> bool:
+    length = _integer(value)
+    return length is not None and 1 <= length <= MAX_SEQ_LEN
+
+
+def _integer(value: Any) -> int | None:
+    """A number that JSON may hold as text, or as a float; None if it is no integer."""
+    if isinstance(value, str):
+        text = value.strip()
+        is_number = re.fullmatch(r"[0-9]{1,9}(\.0{0,9})?", text, re.ASCII)
+        return int(text.partition(".")[0]) if is_number else None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    # bool is an int in Python; as a length it is a mistake.
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _is_copy(values: Mapping[str, Any]) -> bool:
     """Whether encoder 1 has the settings of encoder 0, whatever else is said about it."""
-    return values.get("enc1_network") == "enc0"
+    return _plain(values.get("enc1_network")) == "enc0"
+
+
+def _on_lengths(member: str, values: Mapping[str, Any], network: Network) -> Iterator[str]:
+    own, other = values.get("enc0_max_seq_len"), values.get("enc1_max_seq_len")
+    if not _is_copy(values) or _is_unsaid(own) or _is_unsaid(other):
+        return
+    if _integer(own) != _integer(other) or _integer(own) is None:
+        taken = other if _in_range(other) else own
+        yield (
+            f"{member} says enc1_max_seq_len is {_said(other)}, but also that encoder 1 has the"
+            f" settings of encoder 0, whose length is {_said(own)}; {_said(taken)} was taken."
+        )
+
+
+def _on_buckets(member: str, values: Mapping[str, Any], network: Network) -> Iterator[str]:
+    width = _integer(values["bucket_width"])
+    if width is not None and width > 0:
+        yield (
+            f"{member} says bucket_width is {width}: training padded sequences to buckets of"
+            " lengths. What the service does at inference is not known; here sequences are"
+            " padded to the longest. That matters for bilstm, and for hcnn near the longest."
+        )
+
+
+def _on_storage(member: str, values: Mapping[str, Any], network: Network) -> Iterator[str]:
+    said = values["token_embedding_storage_type"]
+    if _is_unsaid(said):
+        return
+    for side, encoder in enumerate(network.encoders):
+        storage, operator, does = _STORAGE[encoder.out_of_range]
+        if _plain(said) != storage:
+            yield (
+                f"{member} says token_embedding_storage_type is {_said(said)}; the graph looks up"
+                f" in{side} with {operator}, which {does} ids out of range, and that was taken."
+            )
 
 
 def _differences(member: str, values: Mapping[str, Any], network: Network) -> Iterator[str]:
-    own, other = values.get("enc0_max_seq_len"), values.get("enc1_max_seq_len")
-    if _is_copy(values) and other is not None and _plain(own) != _plain(other):
-        yield (
-            f"{member} says enc1_max_seq_len is {_said(other)}, but also that encoder 1 has the"
-            f" settings of encoder 0; so {_said(own)} was taken."
-        )
     for key, found in _of_graph(network, _is_copy(values)):
         said = values.get(key)
         if said is not None and _plain(said) not in found.split(" or "):
@@ -157,5 +261,5 @@ def _plain(value: Any) -> str:
     return str(value).replace(" ", "").lower()
 
 
-def _said(value: Any) -> str:
-    return shown(str(value), quoted=False)
+def _said(value: Any, quoted: bool = False) -> str:
+    return shown(str(value), quoted)

@@ -101,7 +101,12 @@ def _read(
     network = read_network(
         parse_symbol(artifact.symbol, artifact.symbol_name), artifact.symbol_name
     )
-    stated = stated_max_seq_lens(artifact.metadata)
+    try:
+        stated = stated_max_seq_lens(artifact.metadata)
+    except ModelError:
+        if given is None:
+            raise
+        stated = (None, None)  # what was asked for stands in for what cannot be used
     lengths, origin = _longest_sequences(artifact, stated, given)
     config = config_of(network, lengths, artifact.symbol_name)
     arrays = read_params(artifact.params, artifact.params_size, artifact.params_name)
@@ -115,7 +120,7 @@ def _read(
     sections = (
         ("Where it comes from", source),
         ("What was inferred", [*network.inferred, *_not_finite(weights)]),
-        ("Where its hyperparameters say other than its graph (the graph counts)", remarked),
+        ("What its hyperparameters say besides, or other than its graph, which counts", remarked),
     )
     return ImportedModel(config, weights, sections, None not in stated, sha256)
 
@@ -132,7 +137,7 @@ def _longest_sequences(
     lengths = tuple(g if s is None else s for s, g in zip(stated, given, strict=True))
     if 0 not in lengths:
         said = [
-            f"{length}, as {'was asked for (the archive does not say)' if s is None else 'it says'}"
+            f"{length}, as {'was asked for (the archive says none)' if s is None else 'it says'}"
             for length, s in zip(lengths, stated, strict=True)
         ]
         return (lengths[0], lengths[1]), f"in0 {said[0]}; in1 {said[1]}"

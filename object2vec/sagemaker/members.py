@@ -66,11 +66,16 @@ def checked_name(name: bytes) -> str:
 
 
 def refused(name: str | bytes, reason: str) -> ModelError:
-    """An error that names a member, in ASCII whatever it is called; bytes if it is no text."""
+    """An error that names a member."""
+    return ModelError(f"member {shown_name(name)} {reason}")
+
+
+def shown_name(name: str | bytes) -> str:
+    """A member's name for a message: short, and ASCII whatever it is; bytes if it is no text."""
     if isinstance(name, bytes):
         with contextlib.suppress(UnicodeDecodeError):
             name = name.decode()
     shown = ascii(name)
     if len(shown) > _MAX_SHOWN:
         shown = f"{shown[:_MAX_SHOWN]}... ({len(name):,} long)"
-    return ModelError(f"member {shown} {reason}")
+    return shown

@@ -98,6 +98,12 @@ def _network(hidden: Hidden, output_layer: str, inferred: tuple[str, ...]) -> Ne
     layers = [layer for _, layer in hidden.layers]
     first, second = (vector.encoder for vector in hidden.features.vectors)
     sentences = list(inferred)
+    for side, encoder in enumerate((first, second)):
+        if encoder.padding_id != 0:
+            sentences.append(
+                f"The graph takes id {encoder.padding_id} of in{side} for padding, not 0; so"
+                " sequences are padded with that id, and where it is sent it is no token."
+            )
     if "bilstm" in (first.network, second.network):
         sentences.append(
             "No bilstm graph of SageMaker is public: which operators it is made of was inferred."
@@ -152,6 +158,14 @@ def _sides(nodes: Iterable[Node]) -> tuple[dict[int, int], tuple[str, ...]]:
     }
     if sorted(by_name.values()) == [0, 1]:
         return by_name, ()
+    if len(found) == 2 and len(by_name) == 1:
+        ((known, side),) = by_name.items()
+        (other,) = found.keys() - by_name.keys()
+        sentence = (
+            f"Inputs of the graph are called {shown(found[known])}, which is in{side}, and"
+            f" {shown(found[other])}, which was taken for in{1 - side}."
+        )
+        return {known: side, other: 1 - side}, (sentence,)
     # Others than two are given sides, too: the walk then says where it goes wrong.
     by_order = dict(zip(sorted(found), (0, 1), strict=False))
     names = [shown(found[index]) for index in by_order]

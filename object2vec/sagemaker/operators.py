@@ -239,11 +239,14 @@ def _concat(call: Call) -> Value:
 
 def _all_peaks(peaks: list[Peak]) -> Value:
     last = peaks[-1]
-    for place, peak in enumerate(peaks, start=1):
-        if peak.axes != "BF" or peak.tokens != last.tokens or peak.layers != last.layers[:place]:
-            raise Refused(
-                "it does not join the maxima of all layers of one encoder, each once and in order"
-            )
+    # The number first: behind all layers, those up to a place are all of them again.
+    if len(peaks) != len(last.layers) or any(
+        peak.axes != "BF" or peak.tokens != last.tokens or peak.layers != last.layers[:place]
+        for place, peak in enumerate(peaks, start=1)
+    ):
+        raise Refused(
+            "it does not join the maxima of all layers of one encoder, each once and in order"
+        )
     return Vector("BD", last.tokens.side, last.tokens.encoder("hcnn", last.layers))
 
 

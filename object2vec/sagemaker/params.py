@@ -23,6 +23,7 @@ from typing import BinaryIO
 import numpy as np
 
 from object2vec.errors import ModelError
+from object2vec.sagemaker.members import shown_name
 from object2vec.sagemaker.stored import TYPES, StoredArray
 
 __all__ = ["LIST_MAGIC", "StoredArray", "read_params"]
@@ -76,7 +77,7 @@ def read_params(file: BinaryIO, size: int, member: str) -> dict[str, StoredArray
         kind, _, rest = name.partition(":")
         variable = rest if kind in ("arg", "aux") and rest else name
         if variable in seen:
-            raise cursor.error(f"array {variable!a} is there twice")
+            raise cursor.error(f"array {shown_name(variable)} is there twice")
         seen.add(variable)
         if kind != "aux":
             arrays[variable] = entry.named(variable, cursor)
@@ -236,4 +237,4 @@ def _read_name(cursor: _Cursor, what: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise cursor.error(f"{what} is not UTF-8: {data!r}") from None
+        raise cursor.error(f"{what} is not UTF-8: {shown_name(data)}") from None

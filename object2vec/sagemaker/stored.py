@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from object2vec.errors import ModelError
+from object2vec.sagemaker.members import shown_name
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -43,7 +44,7 @@ _PIECE_BYTES = 8 << 20
 _IN_MEMORY_BYTES = 16 << 20
 """Larger results lie in a file, of which the system holds only as much as fits."""
 
-_FREE_DENSE_BYTES = 64 << 20
+_FREE_DENSE_BYTES = 24 << 20  # of each of two tables
 _MAX_SWELL = 1000
 """How many times larger than what is stored the dense form of a row_sparse array may be.
 A table of 3,000,000 rows that saw one token in a thousand is honest; a shape alone, with
@@ -152,7 +153,8 @@ class StoredArray:
     def _as_float32(self, numbers: np.ndarray[Any, Any]) -> Floats:
         if self.type_name == "bfloat16":
             return (numbers.astype(np.uint32) << 16).view(np.float32)
-        with np.errstate(over="ignore"):
+        # What is too large is looked for below; a signalling NaN ("invalid") becomes a quiet one.
+        with np.errstate(over="ignore", invalid="ignore"):
             converted = numbers.astype(np.float32)
         if self.type_name == "float64":
             too_large = np.isinf(converted) & np.isfinite(numbers)
@@ -184,4 +186,4 @@ class StoredArray:
             )
 
     def _error(self, what: str) -> ModelError:
-        return ModelError(f"{self.member}: array {self.name!a} {what}")
+        return ModelError(f"{self.member}: array {shown_name(self.name)} {what}")

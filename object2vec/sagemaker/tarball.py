@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from object2vec.errors import ModelError
 from object2vec.sagemaker.gunzip import Source
-from object2vec.sagemaker.members import MAX_MEMBERS, Budget, checked_name, refused
+from object2vec.sagemaker.members import MAX_MEMBERS, Budget, checked_name, refused, shown_name
 
 _BLOCK = 512
 _PIECE_BYTES = 1 << 18
@@ -93,7 +93,10 @@ class TarMember:
           ModelError: the archive ends before the member does.
         """
         wanted = min(size, self._left)
-        data = self._source.read(wanted)
+        try:
+            data = self._source.read(wanted)
+        except ModelError as error:  # of gzip, which knows no members
+            raise ModelError(f"{error} (in member {shown_name(self.name)})") from None
         if len(data) != wanted:
             raise refused(
                 self.name,

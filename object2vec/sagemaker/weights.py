@@ -33,6 +33,10 @@ class Stored(Protocol):
     def shape(self) -> tuple[int, ...]:
         """As the array would be in memory, absent rows included."""
 
+    @property
+    def is_row_sparse(self) -> bool:
+        """Whether rows may be absent."""
+
     def float32(self, scratch: Path) -> np.ndarray:
         """The numbers, C-contiguous."""
 
@@ -145,6 +149,12 @@ def weights_of(
             raise ModelError(
                 f"{member} has no array {shown(want.array)}, which the graph asks for as"
                 f" {want.ours}; are graph and arrays of one training job?"
+            )
+        # Absent rows make much of little, so they may be where training leaves them absent.
+        if arrays[want.array].is_row_sparse and not want.ours.endswith(".embedding"):
+            raise ModelError(
+                f"{member}: array {shown(want.array)} is row_sparse, which only tables of"
+                f" embeddings are; the graph asks for it as {want.ours}"
             )
         found = arrays[want.array].shape
         if found != want.stored_shape:
