@@ -25,6 +25,16 @@ class Measured:
     peak_bytes: int
 
 
+_WATCHED = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
+"""Runs a command, and prints its peak in KiB. Linux counts for a process what its parent held
+when it was started, so that a large parent (pytest, say) would be measured instead."""
+
+
 def run_once(command: Sequence[str]) -> Measured:
     """Runs a command in a process of its own.
 
@@ -32,19 +42,13 @@ def run_once(command: Sequence[str]) -> Measured:
       RuntimeError: it failed; with what it printed.
     """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    watched = [sys.executable, "-I", "-S", "-c", _WATCHED, *command]
     begun = time.perf_counter()
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-    )
-    assert process.stderr is not None
-    with process.stderr as stream:
-        told = stream.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)  # Popen did not see it end
+    ended = subprocess.run(watched, cwd=ROOT, env=environment, capture_output=True)
     seconds = time.perf_counter() - begun
-    if process.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: {told.decode()[-2000:]}")
-    return Measured(seconds, usage.ru_maxrss * 1024)
+    if ended.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: {ended.stderr.decode()[-2000:]}")
+    return Measured(seconds, int(ended.stdout) * 1024)
 
 
 def alternate(contenders: Mapping[str, Sequence[str]], repeats: int) -> dict[str, list[Measured]]:
