@@ -131,9 +131,7 @@ def _encoder_line(side: int, encoder: EncoderConfig) -> str:
     if encoder.layers:
         words.append(f"{encoder.layers} layers")
     if encoder.cnn_filter_width:
-        words.append(
-            f"filters of width {encoder.cnn_filter_width} between {encoder.num_zeros} zeros"
-        )
+        words.append(f"filters of width {encoder.cnn_filter_width}, padded by {encoder.num_zeros}")
     words.append(f"vocabulary of {encoder.vocab_size:,}")
     words.append(f"token embeddings of {encoder.token_embedding_dim}")
     words.append(f"sequences of at most {encoder.max_seq_len} ids")
