@@ -11,6 +11,8 @@ import json
 import struct
 import tarfile
 import tempfile
+import time
+import tracemalloc
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +24,16 @@ import numpy as np
 from shared_files import shared
 
 from object2vec.sagemaker.params import StoredArray, read_params
+
+GOLDEN = (
+    "v1_hcnn_default",
+    "v2_pooled_tied_sparse",
+    "v3_pooled_movie_regression",
+    "v4_mixed_encoders",
+    "v5_hcnn_w1_l1",
+    "v6_bilstm_inferred",
+)
+"""The names of the golden cases."""
 
 LIST_MAGIC = 0x112
 MAGICS = {"V1": 0xF993FAC8, "V2": 0xF993FAC9, "V3": 0xF993FACA}
@@ -184,6 +196,19 @@ def stored(arrays: Mapping[str, Stored], version: str = "V2") -> Iterator[dict[s
     data = ndarray_list(arrays, version)
     with open_file(data) as file:
         yield read_params(file, len(data), "params")
+
+
+@contextmanager
+def cheaply(max_bytes: int) -> Iterator[None]:
+    """Fails if what is inside takes a second of computing, or more memory than that."""
+    tracemalloc.start()
+    started = time.process_time()
+    try:
+        yield
+        assert time.process_time() - started < 1
+        assert tracemalloc.get_traced_memory()[1] < max_bytes
+    finally:
+        tracemalloc.stop()
 
 
 def golden(case: str) -> Path:

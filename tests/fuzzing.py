@@ -3,7 +3,7 @@
 A mutation is known by its name, `case/layer/number`: the number decides its kind, and the name
 seeds all that is random in it. So a name is all that it takes to see it again:
 
-    PYTHONPATH=. python -W error tests/fuzzing.py --keep=/tmp/bad.tar.gz hcnn/params/17
+    PYTHONPATH=. python -W error tests/fuzzing.py --keep=bad.tar.gz hcnn/params/17
 
 As many as one likes run as `hcnn/params/0:1000`. `test_sagemaker_fuzz.py` runs this file in
 processes of their own, without torch, so that their memory is that of the importer alone.

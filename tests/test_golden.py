@@ -14,22 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from artefacts import GOLDEN, golden
 from definitions import encode_slowly
 from jobs import outputs, run, summary, write_lines
-from shared_files import shared
 
 from object2vec import Engine, Object2Vec
 from object2vec.tokens import PAIR, TokenBatch
 from pipeline.__main__ import main
-
-CASES = (
-    "v1_hcnn_default",
-    "v2_pooled_tied_sparse",
-    "v3_pooled_movie_regression",
-    "v4_mixed_encoders",
-    "v5_hcnn_w1_l1",
-    "v6_bilstm_inferred",
-)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,12 +31,8 @@ def converted_once(tmp_path_factory):
         yield
 
 
-def folder_of(case):
-    return shared("golden") / case
-
-
 def read_lines(case, name):
-    return [json.loads(line) for line in (folder_of(case) / name).read_text().splitlines()]
+    return [json.loads(line) for line in (golden(case) / name).read_text().splitlines()]
 
 
 @cache
@@ -57,7 +44,7 @@ def expected_of(case):
 
 def check(case, actual):
     """Every number within the case's tolerance, every answer of the right kind and length."""
-    tolerance = json.loads((folder_of(case) / "case.json").read_text())["tolerance"]
+    tolerance = json.loads((golden(case) / "case.json").read_text())["tolerance"]
     answers = expected_of(case)
     assert len(actual) == len(answers)
     for line, (mine, theirs) in enumerate(zip(actual, answers, strict=True), 1):
@@ -69,7 +56,7 @@ def check(case, actual):
 
 @cache
 def model_of(case):
-    return Object2Vec.load(folder_of(case) / "model.tar.gz")
+    return Object2Vec.load(golden(case) / "model.tar.gz")
 
 
 def by_api(model, records):
@@ -90,12 +77,12 @@ def by_api(model, records):
 SIDES = {"in0", "in1"}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", GOLDEN)
 def test_the_api_agrees_in_one_big_batch(case):
     check(case, by_api(model_of(case), read_lines(case, "input.jsonl")))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", GOLDEN)
 def test_alone_shuffled_and_together_are_the_same_bits(case):
     model, records = model_of(case), read_lines(case, "input.jsonl")
     together = by_api(model, records)
@@ -108,7 +95,7 @@ def test_alone_shuffled_and_together_are_the_same_bits(case):
         assert alone.tobytes() == together[i].tobytes()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", GOLDEN)
 def test_every_length_near_the_longest_agrees(case):
     """The golden records hold a few lengths. Here are all of them, against the definition.
 
@@ -124,7 +111,7 @@ def test_every_length_near_the_longest_agrees(case):
         np.testing.assert_allclose(model.encode(sequences, side), slowly, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", GOLDEN)
 def test_scores_are_the_same_bits_whatever_stands_beside_them(case):
     records = [r for r in read_lines(case, "input.jsonl") if r.keys() >= SIDES]
     model = model_of(case)
@@ -154,10 +141,10 @@ def answers_in(path: Path):
     return [next(iter(json.loads(line).items())) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", GOLDEN)
 def test_the_main_job_agrees_from_the_archive_and_from_the_imported_directory(case, tmp_path):
-    archive, model = folder_of(case) / "model.tar.gz", tmp_path / "model"
-    data = shutil.copy(folder_of(case) / "input.jsonl", tmp_path / "x.jsonl")
+    archive, model = golden(case) / "model.tar.gz", tmp_path / "model"
+    data = shutil.copy(golden(case) / "input.jsonl", tmp_path / "x.jsonl")
     assert run(model=archive, input=data, output=tmp_path / "a") == 0
     answers = answers_in(tmp_path / "a" / "x.jsonl.out")
     check(case, [numbers for _, numbers in answers])
@@ -177,8 +164,8 @@ def test_the_main_job_agrees_from_the_archive_and_from_the_imported_directory(ca
 
 @pytest.mark.parametrize("flags", [[], ["--batch_tokens=40", "--threads=2"], ["--workers=2"]])
 def test_batches_threads_and_workers_change_no_byte(flags, tmp_path):
-    archive = folder_of("v1_hcnn_default") / "model.tar.gz"
-    data = folder_of("v1_hcnn_default") / "input.jsonl"
+    archive = golden("v1_hcnn_default") / "model.tar.gz"
+    data = golden("v1_hcnn_default") / "input.jsonl"
     (tmp_path / "in").mkdir()
     for name in ("x.jsonl", "y.jsonl"):
         shutil.copy(data, tmp_path / "in" / name)
@@ -190,8 +177,8 @@ def test_batches_threads_and_workers_change_no_byte(flags, tmp_path):
 
 
 def test_clipped_ids_are_counted_and_shown(tmp_path, capsys):
-    archive = folder_of("v1_hcnn_default") / "model.tar.gz"
-    data = folder_of("v1_hcnn_default") / "input.jsonl"
+    archive = golden("v1_hcnn_default") / "model.tar.gz"
+    data = golden("v1_hcnn_default") / "input.jsonl"
     model = model_of("v1_hcnn_default").config
     outside = 0
     for record in read_lines("v1_hcnn_default", "input.jsonl"):
@@ -205,8 +192,8 @@ def test_clipped_ids_are_counted_and_shown(tmp_path, capsys):
 
 
 def test_the_flag_overrides_what_the_graph_says_of_ids_out_of_range(tmp_path):
-    archive = folder_of("v1_hcnn_default") / "model.tar.gz"
-    data = folder_of("v1_hcnn_default") / "input.jsonl"
+    archive = golden("v1_hcnn_default") / "model.tar.gz"
+    data = golden("v1_hcnn_default") / "input.jsonl"
     flags = ["--out_of_range_ids=error", "--on_bad_record=dead_letter"]
     assert run(model=archive, input=data, output=tmp_path / "out", flags=flags) == 0
     counts = summary(tmp_path / "out")["counts"]
@@ -214,7 +201,7 @@ def test_the_flag_overrides_what_the_graph_says_of_ids_out_of_range(tmp_path):
 
 
 def test_row_sparse_refuses_what_mxnet_refuses(tmp_path):
-    archive = folder_of("v2_pooled_tied_sparse") / "model.tar.gz"
+    archive = golden("v2_pooled_tied_sparse") / "model.tar.gz"
     records = [refused["input"] for refused in read_lines("v2_pooled_tied_sparse", "errors.jsonl")]
     data = write_lines(tmp_path / "x.jsonl", records)
     letters = tmp_path / "letters"
@@ -230,14 +217,14 @@ def test_row_sparse_refuses_what_mxnet_refuses(tmp_path):
 
 
 def test_an_unpacked_archive_is_the_same_model(tmp_path):
-    case = folder_of("v4_mixed_encoders")
+    case = golden("v4_mixed_encoders")
     shutil.unpack_archive(case / "model.tar.gz", tmp_path, filter="data")
     assert Object2Vec.load(tmp_path / "model_algo-1").hash == model_of("v4_mixed_encoders").hash
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", GOLDEN)
 def test_the_card_says_how_far_the_answers_are_apart(case, tmp_path, capsys):
-    folder = folder_of(case)
+    folder = golden(case)
     flags = [f"--golden_input={folder / 'input.jsonl'}"]
     flags += [f"--golden_output={folder / 'expected.jsonl'}"]
     assert main(["import-model", str(folder / "model.tar.gz"), str(tmp_path / "m"), *flags]) == 0
@@ -249,7 +236,7 @@ def test_the_card_says_how_far_the_answers_are_apart(case, tmp_path, capsys):
 
 
 def test_answers_of_another_model_stop_the_import(tmp_path, capsys):
-    folder = folder_of("v4_mixed_encoders")
+    folder = golden("v4_mixed_encoders")
     wrong = tmp_path / "expected.jsonl"
     wrong.write_text((folder / "expected.jsonl").read_text().replace("0.1", "0.2", 1))
     flags = [f"--golden_input={folder / 'input.jsonl'}", f"--golden_output={wrong}"]

@@ -238,7 +238,7 @@ HOSTILE = {
     "symbolic link": (tar_with("model_algo-1", tarfile.SYMTYPE, "/etc/passwd"), "model_algo-1"),
     "hard link": (tar_with("model_algo-1", tarfile.LNKTYPE, "../x"), "model_algo-1"),
     "traversal": (tar_with("../x"), "../x"),
-    "absolute": (tar_with("/tmp/x"), "/tmp/x"),
+    "absolute": (tar_with("/deep/x"), "/deep/x"),
     "traversal in the ZIP": (tar_gz_of({"model_algo-1": zip_of({"../x": b""})}), "../x"),
     "cut": (WHOLE[:-2000], "model_algo-1"),
     "cut at its end": (WHOLE[:-1], "the gzip stream"),

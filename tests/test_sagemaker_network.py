@@ -13,14 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from object2vec.errors import ModelError
-from object2vec.sagemaker.network import (
-    ConvolutionLayer,
-    Dense,
-    EncoderNetwork,
-    LstmStack,
-    Network,
-    read_network,
-)
+from object2vec.sagemaker.layers import ConvolutionLayer, Dense, EncoderNetwork, LstmStack
+from object2vec.sagemaker.network import Network, read_network
 from object2vec.sagemaker.symbol import parse_symbol
 
 ALL = ("hadamard", "concat", "abs_diff")

@@ -1,8 +1,5 @@
 import os
 import struct
-import time
-import tracemalloc
-from contextlib import contextmanager
 from pathlib import Path
 
 import artefacts
@@ -14,15 +11,6 @@ from shared_files import shared
 from object2vec.errors import ModelError
 from object2vec.sagemaker import stored as stored_module
 from object2vec.sagemaker.params import read_params
-
-CASES = (
-    "v1_hcnn_default",
-    "v2_pooled_tied_sparse",
-    "v3_pooled_movie_regression",
-    "v4_mixed_encoders",
-    "v5_hcnn_w1_l1",
-    "v6_bilstm_inferred",
-)
 
 
 @pytest.fixture
@@ -45,19 +33,6 @@ def refusal(data, tmp_path, *names):
             arrays[name].float32(tmp_path)
     assert str(caught.value).startswith("box!params: ")
     return str(caught.value)
-
-
-@contextmanager
-def cheaply(max_bytes=4 << 20):
-    """Fails if what is inside takes a second of computing, or more memory than that."""
-    tracemalloc.start()
-    started = time.process_time()
-    try:
-        yield
-        assert time.process_time() - started < 1
-        assert tracemalloc.get_traced_memory()[1] < max_bytes
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("version", ["V0", "V1", "V2", "V3"])
@@ -245,7 +220,7 @@ def test_a_row_index_that_cannot_be_is_refused(rows, words, tmp_path):
 
 def test_next_to_nothing_does_not_become_gigabytes(tmp_path):
     table = RowSparse(np.ones((1, 4), "float32"), np.array([5]), (2**40, 4))
-    with cheaply():
+    with artefacts.cheaply(4 << 20):
         assert "more than 1000 times" in refusal(ndarray_list({"a": table}), tmp_path, "a")
     rare = RowSparse(np.ones((1, 4), "float32"), np.array([9]), (100_000, 4))
     assert read(ndarray_list({"a": rare}), tmp_path)["a"].sum() == 4
@@ -394,13 +369,13 @@ HOSTILE = {
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_list_that_lies_is_refused_at_once(case, tmp_path):
     data, words = HOSTILE[case]
-    with cheaply():
+    with artefacts.cheaply(4 << 20):
         assert words in refusal(data, tmp_path)
 
 
 def test_ten_thousand_arrays_are_soon_indexed(tmp_path):
     data = ndarray_list({f"array_{i}": np.ones(1, "float32") for i in range(10_000)})
-    with open_file(data) as file, cheaply(16 << 20):
+    with open_file(data) as file, artefacts.cheaply(16 << 20):
         assert len(read_params(file, len(data), "params")) == 10_000
 
 
@@ -451,7 +426,7 @@ def definition(data):
     return {name.decode().removeprefix("arg:"): a for name, a in zip(names, arrays, strict=True)}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", artefacts.GOLDEN)
 def test_golden_arrays_read_as_an_independent_reading_has_them(case, tmp_path):
     data = artefacts.unpacked(case)["params"]
     expected = definition(data)
@@ -462,4 +437,6 @@ def test_golden_arrays_read_as_an_independent_reading_has_them(case, tmp_path):
 
 
 def test_all_golden_cases_are_listed_here():
-    assert sorted(CASES) == sorted(path.name for path in Path(shared("golden")).glob("v*"))
+    assert sorted(artefacts.GOLDEN) == sorted(
+        path.name for path in Path(shared("golden")).glob("v*")
+    )

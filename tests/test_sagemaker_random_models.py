@@ -24,15 +24,6 @@ from object2vec import Engine, Object2Vec
 from object2vec.errors import ModelError
 from object2vec.tokens import PAIR, TokenBatch, clipped
 
-GOLDEN = (
-    "v1_hcnn_default",
-    "v2_pooled_tied_sparse",
-    "v3_pooled_movie_regression",
-    "v4_mixed_encoders",
-    "v5_hcnn_w1_l1",
-    "v6_bilstm_inferred",
-)
-
 
 def check(actual, expected):
     """Within the tolerance of the golden cases."""
@@ -47,7 +38,7 @@ def read_lines(case, name):
     return [json.loads(line) for line in (artefacts.golden(case) / name).read_text().splitlines()]
 
 
-@pytest.mark.parametrize("case", GOLDEN)
+@pytest.mark.parametrize("case", artefacts.GOLDEN)
 def test_the_executor_gives_the_golden_answers(case):
     members = artefacts.unpacked(case)
     symbol, arrays = json.loads(members["symbol.json"]), executor.read_arrays(members["params"])
