@@ -29,7 +29,6 @@ _WORTH_BYTES = 64 * 2**20
 _SETTLED_S = 2.0
 """A file that changed this short a time ago may change again within one tick of its clock."""
 
-
 _ABANDONED_S = 24 * 3600.0
 """What nobody has added to for a day was left by a process that was killed."""
 
@@ -73,6 +72,19 @@ def unfinished_folder(folder: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def move_in(made: Path, found: Path) -> None:
+    """Gives a folder its final name, unless another process was faster.
+
+    Raises:
+      OSError: the cache cannot be written.
+    """
+    try:
+        made.rename(found)
+    except OSError:
+        if not found.is_dir():
+            raise
+
+
 def content_hash(path: Path) -> str:
     """sha256, in hex, of a file's bytes.
 
@@ -86,8 +98,9 @@ def content_hash(path: Path) -> str:
     before = identity(path)
     if path.stat().st_size < _WORTH_BYTES:
         return _sha256(path)
+    name = hashlib.sha256(os.fsencode(os.path.abspath(path))).hexdigest()[:32]
     try:
-        memory = cache_folder() / "hashes" / f"{_digest(os.path.abspath(path))}.json"
+        memory = cache_folder() / "hashes" / f"{name}.json"
     except ModelError:  # no home
         return _sha256(path)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none, or damaged
@@ -115,10 +128,6 @@ def identity(path: Path) -> list[int]:
     """
     stat = path.stat()
     return [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(os.fsencode(text)).hexdigest()[:32]
 
 
 def _replace(path: Path, text: str) -> None:

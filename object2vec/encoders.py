@@ -132,10 +132,7 @@ class BilstmEncoder(nn.Module):
         """
         steps_T = torch.arange(ids_MT.shape[1], device=ids_MT.device)
         is_token_MT = (steps_T < lengths_M.unsqueeze(1)) & (ids_MT != self.padding_id)
-        lengths_M = ((steps_T + 1) * is_token_MT).amax(dim=1)  # through the last token
-        is_real_MT = steps_T < lengths_M.unsqueeze(1)
-        # a b c . .  ->  c b a . .   and by the same indices back again
-        mirror_MT = torch.where(is_real_MT, lengths_M.unsqueeze(1) - 1 - steps_T, steps_T)
+        _, mirror_MT = _mirror(is_token_MT)
         hidden_MTD = _embed(ids_MT, self.embedding, self.padding_id)
         for ahead, back in zip(self.forwards, self.backwards, strict=True):
             ahead_MTH, _ = ahead(hidden_MTD)
@@ -176,7 +173,6 @@ class PaddedBilstmEncoder(BilstmEncoder):
         Returns:
           float32 [M, D].
         """
-        steps_T = torch.arange(ids_MT.shape[1], device=ids_MT.device)
         is_token_MT = ids_MT != self.padding_id
         hidden_MTD = _embed(ids_MT, self.embedding, self.padding_id)
         if len(self.forwards) > 1:
@@ -186,10 +182,7 @@ class PaddedBilstmEncoder(BilstmEncoder):
                 hidden_MTD = torch.cat([ahead_MTH, mirrored_MTH.flip(1)], dim=2)
             return _peak_of_tokens(hidden_MTD, is_token_MT)
 
-        ends_M = ((steps_T + 1) * is_token_MT).amax(dim=1)  # through the last token
-        mirror_MT = (ends_M.unsqueeze(1) - 1 - steps_T).where(
-            steps_T < ends_M.unsqueeze(1), steps_T
-        )
+        ends_M, mirror_MT = _mirror(is_token_MT)
         ahead, back = self.forwards[0], cast(nn.LSTM, self.backwards[0])
         start = self._states.after(lengths_M + tails_M - ends_M, back)
         ahead_MTH, _ = ahead(hidden_MTD)
@@ -253,6 +246,19 @@ def _embed(ids_MT: Tensor, table_VE: Tensor, padding_id: int) -> Tensor:
     rows_MT = ids_MT.masked_fill(ids_MT == len(table_VE), padding_id)  # see TokenBatch
     embedded_MTE = functional.embedding(rows_MT, table_VE)
     return embedded_MTE.masked_fill_((ids_MT == padding_id).unsqueeze(2), 0.0)
+
+
+def _mirror(is_token_MT: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each row ends, and the order in which it is read backwards.
+
+    Returns:
+      ends_M: int64 [M], the position after the last token.
+      mirror_MT: int64 [M, T]: a b c . .  ->  c b a . .   and by the same indices back again.
+    """
+    steps_T = torch.arange(is_token_MT.shape[1], device=is_token_MT.device)
+    ends_M = ((steps_T + 1) * is_token_MT).amax(dim=1)
+    ends_M1 = ends_M.unsqueeze(1)
+    return ends_M, torch.where(steps_T < ends_M1, ends_M1 - 1 - steps_T, steps_T)
 
 
 def _peak_of_tokens(hidden_MTD: Tensor, is_token_MT: Tensor) -> Tensor:

@@ -73,14 +73,7 @@ def compare(model: Object2Vec, records: bytes, expected: bytes) -> tuple[Differe
       InputError: a line cannot be read, the two have not the same number of lines, or an
         answer is of another kind or length than the model's; names the line.
     """
-    first, second = model.config.encoders
-    limits = Limits(
-        vocab_sizes=(first.vocab_size, second.vocab_size),
-        max_seq_lens=(first.max_seq_len, second.max_seq_len),
-        clips=(first.out_of_range == "clip", second.out_of_range == "clip"),
-        padding_ids=(first.padding_id, second.padding_id),
-    )
-    parsed = parse_lines(records, 0, limits)
+    parsed = parse_lines(records, 0, Limits.of(model.config))
     for error in parsed.errors[:1]:
         line = 1 + records.count(b"\n", 0, error.offset)
         raise InputError(f"line {line} of the records: {error.reason}")

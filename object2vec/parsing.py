@@ -25,6 +25,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
+from object2vec.config import ModelConfig
 from object2vec.errors import RecordError
 from object2vec.refusals import (
     MAX_NESTING,
@@ -80,6 +81,30 @@ class Limits:
     clips: tuple[bool, bool]
     padding_ids: tuple[int, int]
     max_line_bytes: int = 6 * 2**20
+
+    @classmethod
+    def of(
+        cls,
+        config: ModelConfig,
+        max_seq_lens: tuple[int, int] | None = None,
+        out_of_range_ids: str | None = None,
+    ) -> Limits:
+        """Those of a model.
+
+        Args:
+          max_seq_lens: longest sequences; None takes the model's.
+          out_of_range_ids: `clip` or `error`; None takes what the model says of each side.
+        """
+        first, second = config.encoders
+        return cls(
+            vocab_sizes=(first.vocab_size, second.vocab_size),
+            max_seq_lens=max_seq_lens or (first.max_seq_len, second.max_seq_len),
+            clips=(
+                (out_of_range_ids or first.out_of_range) == "clip",
+                (out_of_range_ids or second.out_of_range) == "clip",
+            ),
+            padding_ids=(first.padding_id, second.padding_id),
+        )
 
     def __post_init__(self) -> None:
         # The size itself is an id of a TokenBatch, too, and those have 32 bits.

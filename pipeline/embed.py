@@ -20,6 +20,7 @@ import msgspec
 
 from object2vec.config import ModelConfig, StoredConfig
 from object2vec.errors import InputError, OutputError, UsageError
+from object2vec.parsing import Limits
 from pipeline.beam_flags import LOCAL_RUNNERS, runner_of
 from pipeline.forecast import Forecast, check_fits, make_forecast
 from pipeline.graph import GraphSpec, run_graph
@@ -160,28 +161,23 @@ def recipe_of(options: JobOptions, model: StoredConfig) -> Recipe:
     Raises:
       UsageError: the model cannot run at the lengths that the options ask for.
     """
-    first, second = model.config.encoders
-    if options.max_seq_lens is not None:
-        needed = first.min_seq_len, second.min_seq_len
-        for side, length in enumerate(options.max_seq_lens):
-            if length < needed[side]:
-                raise UsageError(
-                    f"infer_max_seqlens says {length} for in{side}; the convolutions of this"
-                    f" model leave nothing of fewer than {needed[side]} positions"
-                )
-    clips = tuple(
-        (options.out_of_range_ids or encoder.out_of_range) == "clip" for encoder in (first, second)
-    )
+    limits = Limits.of(model.config, options.max_seq_lens, options.out_of_range_ids)
+    for side, encoder in enumerate(model.config.encoders):
+        if limits.max_seq_lens[side] < encoder.min_seq_len:
+            raise UsageError(
+                f"infer_max_seqlens says {limits.max_seq_lens[side]} for in{side}; the convolutions"
+                f" of this model leave nothing of fewer than {encoder.min_seq_len} positions"
+            )
     return Recipe(
         model_hash=model.model_hash,
         content_type=options.content_type,
         accept=options.accept,
-        max_seq_lens=options.max_seq_lens or (first.max_seq_len, second.max_seq_len),
-        clips=(clips[0], clips[1]),
+        max_seq_lens=limits.max_seq_lens,
+        clips=limits.clips,
         on_bad_record=options.on_bad_record,
         max_line_bytes=options.max_line_bytes,
-        vocab_sizes=(first.vocab_size, second.vocab_size),
-        padding_ids=(first.padding_id, second.padding_id),
+        vocab_sizes=limits.vocab_sizes,
+        padding_ids=limits.padding_ids,
     )
 
 

@@ -105,14 +105,7 @@ class _EncodeInstancesFn(beam.DoFn):
     def setup(self) -> None:
         self._loaded = self._shared.acquire(lambda: LoadedEngine(self._spec))
         config = self._loaded.engine.config
-        first, second = config.encoders
-        clips = [(self._out_of_range_ids or e.out_of_range) == "clip" for e in (first, second)]
-        self._limits = Limits(
-            vocab_sizes=(first.vocab_size, second.vocab_size),
-            max_seq_lens=self._spec.max_seq_lens or (first.max_seq_len, second.max_seq_len),
-            clips=(clips[0], clips[1]),
-            padding_ids=(first.padding_id, second.padding_id),
-        )
+        self._limits = Limits.of(config, self._spec.max_seq_lens, self._out_of_range_ids)
 
     def process(self, batch: Iterable[tuple[Any, Mapping[str, Any]]]) -> Iterator[Any]:
         keyed = list(batch)

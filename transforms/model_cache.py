@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from object2vec.cache import cache_folder, unfinished_folder
+from object2vec.cache import cache_folder, move_in, unfinished_folder
 from object2vec.config import CONFIG_FILE
 from object2vec.errors import ModelError
 from object2vec.sagemaker.importer import converted
@@ -51,9 +51,10 @@ def fetch_model(uri: str) -> str:
         return store.root
     parent, _, name = store.root.rpartition("/")
     if name.endswith(_ARCHIVES):  # looked for first: who may read it may not be allowed to list
-        file = open_store(parent).stat(name)
+        beside = open_store(parent)
+        file = beside.stat(name)
         if file is not None:
-            return str(_fetched(open_store(parent), [file]) / name)
+            return str(_fetched(beside, [file]) / name)
     files = list(store.list())
     if not files:
         raise ModelError(
@@ -83,11 +84,7 @@ def _fetched(store: Store, files: Sequence[FileStat]) -> Path:
         with unfinished_folder(folder, name) as unfinished:
             for file in files:
                 _fetch(store, file, unfinished / file.name)
-            try:
-                unfinished.rename(found)
-            except OSError:
-                if not found.is_dir():  # else another process was faster
-                    raise
+            move_in(unfinished, found)
     except OSError as error:
         raise ModelError(
             f"{store.root} cannot be fetched into {folder}: {error.strerror or error};"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from object2vec.cache import cache_folder, content_hash, identity, unfinished_folder
+from object2vec.cache import cache_folder, content_hash, identity, move_in, unfinished_folder
 from object2vec.config import MAX_SEQ_LEN, ModelConfig, StoredConfig
 from object2vec.errors import ModelError
 from object2vec.folder import CARD_FILE, WEIGHTS_FILE, Section, write_folder
@@ -204,11 +204,7 @@ def _converted(path: Path, folder: Path, max_seq_lens: tuple[int, int] | None) -
             write_folder(unfinished / "model", imported.config, imported.weights, imported.sections)
         # Not by the first hash: the archive may have been replaced since.
         found = folder / _name(imported.sha256, ends[0] if imported.says_lengths else ends[-1])
-        try:
-            (unfinished / "model").rename(found)
-        except OSError:
-            if not found.is_dir():  # else another process was faster
-                raise
+        move_in(unfinished / "model", found)
     for title, sentences in imported.sections[1:]:
         for sentence in sentences:
             _LOG.info("%s: %s", title, sentence)

@@ -28,7 +28,7 @@ def not_equal_scalar(call: Call) -> Value:
             return Mask(axes, side, int(scalar))
         case (Count() as count,):
             _scalar_must_be(call, 0)
-            return NotEmpty(count.axes, count.side, count.padding_id)
+            return count.turned_into(NotEmpty)
     raise call.unfit()
 
 
@@ -46,7 +46,7 @@ def equal_scalar(call: Call) -> Value:
     match call.values:
         case (Count() as count,):
             _scalar_must_be(call, 0)
-            return IsEmpty(count.axes, count.side, count.padding_id)
+            return count.turned_into(IsEmpty)
     raise call.unfit()
 
 
@@ -54,7 +54,7 @@ def equal(call: Call) -> Value:
     for first, second in call.both_orders():
         match first, second:
             case Count() as count, ZerosLike() as zeros if zeros.axes == count.axes:
-                return IsEmpty(count.axes, count.side, count.padding_id)
+                return count.turned_into(IsEmpty)
     raise call.unfit()
 
 
@@ -74,7 +74,7 @@ def minus_scalar(call: Call) -> Value:
     match call.values:
         case (Mask() as mask,):
             _scalar_must_be(call, 1)
-            return MaskLessOne(mask.axes, mask.side, mask.padding_id)
+            return mask.turned_into(MaskLessOne)
     raise call.unfit()
 
 
@@ -85,7 +85,7 @@ def times_scalar(call: Call) -> Value:
             # States lie within -1 and 1. Nothing infinite: times zero, it would be nan.
             if not 1 <= size <= 3e38:
                 raise Refused(f"attribute scalar is {size:g}; it must be from 1 to 3e38")
-            return Penalty(mask.axes, mask.side, mask.padding_id)
+            return mask.turned_into(Penalty)
     raise call.unfit()
 
 
@@ -93,5 +93,5 @@ def maximum_scalar(call: Call) -> Value:
     match call.values:
         case (Count() as count,):
             _scalar_must_be(call, 1)
-            return SafeCount(count.axes, count.side, count.padding_id)
+            return count.turned_into(SafeCount)
     raise call.unfit()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from object2vec.errors import ModelError
 from object2vec.sagemaker.attributes import Attributes, Refused
 from object2vec.sagemaker.call import Call
-from object2vec.sagemaker.layers import ConvolutionLayer, Dense, EncoderNetwork, LstmStack
+from object2vec.sagemaker.layers import Dense, EncoderNetwork
 from object2vec.sagemaker.operators import rule_of
 from object2vec.sagemaker.scoring import as_vector
 from object2vec.sagemaker.symbol import Graph, Node, shown
@@ -25,15 +25,6 @@ from object2vec.sagemaker.values import (
     Variable,
     Vector,
 )
-
-__all__ = [
-    "ConvolutionLayer",
-    "Dense",
-    "EncoderNetwork",
-    "LstmStack",
-    "Network",
-    "read_network",
-]
 
 _SIDE_OF_NAME = {"source": 0, "in0": 0, "data0": 0, "target": 1, "in1": 1, "data1": 1}
 

@@ -72,7 +72,7 @@ def _add(broadcasts: bool) -> Rule:
                 case Count() as count, IsEmpty() as empty if (
                     count.goes_with(empty) and count.axes == empty.axes
                 ):
-                    return SafeCount(count.axes, count.side, count.padding_id)
+                    return count.turned_into(SafeCount)
                 case MaskedStates() as states, Penalty() as penalty if _belongs(
                     penalty, states, broadcasts
                 ):

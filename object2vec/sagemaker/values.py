@@ -16,6 +16,7 @@ rules in `operators.py` stop at the number of layers that a network may have.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 from object2vec.sagemaker.layers import ConvolutionLayer, Dense, EncoderNetwork, LstmStack
 from object2vec.sagemaker.symbol import Node, shown
@@ -68,6 +69,9 @@ class Embedded(Tensor):
         return f"the embeddings of in{self.side}, without a mask"
 
 
+_OfMask = TypeVar("_OfMask", bound="OfMask")
+
+
 @dataclass(frozen=True, slots=True)
 class OfMask(Tensor):
     """Something that follows from where the padding is."""
@@ -78,6 +82,10 @@ class OfMask(Tensor):
     def goes_with(self, other: OfMask) -> bool:
         """Whether both were made from the same ids, by the same padding id."""
         return (self.side, self.padding_id) == (other.side, other.padding_id)
+
+    def turned_into(self, kind: type[_OfMask]) -> _OfMask:
+        """What follows from it, along the same axes."""
+        return kind(self.axes, self.side, self.padding_id)
 
     def words(self) -> str:
         kind = _KINDS_OF_MASK[type(self)]

@@ -22,7 +22,8 @@ import numpy as np
 
 from object2vec.config import EncoderConfig, ModelConfig
 from object2vec.errors import ModelError
-from object2vec.sagemaker.network import Dense, EncoderNetwork, LstmStack, Network
+from object2vec.sagemaker.layers import Dense, EncoderNetwork, LstmStack
+from object2vec.sagemaker.network import Network
 from object2vec.sagemaker.symbol import shown
 
 
